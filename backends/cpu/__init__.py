@@ -1,0 +1,53 @@
+"""The NumPy backend: the reference operations, with faster ones where they apply, and worker threads."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .conv import BlockedConvOps
+from .workers import WorkerPool, thread_count
+
+Result = TypeVar("Result")
+
+
+class NumpyBackend(BlockedConvOps):
+    """NumPy arrays on the host, channels-last in memory."""
+
+    name = "numpy"
+    xp = np
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pool = WorkerPool(thread_count())
+
+    def owns(self, x: object) -> bool:
+        return isinstance(x, np.ndarray)
+
+    def asarray(self, x: Any, dtype: Any = None) -> np.ndarray:
+        if hasattr(x, "get") and type(x).__module__.partition(".")[0] == "cupy":
+            x = x.get()
+        return np.asarray(x, dtype=dtype)
+
+    def to_numpy(self, x: Any) -> np.ndarray:
+        return self.asarray(x)
+
+    def images(self, x: np.ndarray, dtype: Any = None) -> np.ndarray:
+        return np.ascontiguousarray(x.transpose(0, 2, 3, 1), dtype=dtype).transpose(0, 3, 1, 2)
+
+    def describe(self) -> str:
+        python = ".".join(map(str, sys.version_info[:3]))
+        return f"NumPy {np.__version__} on Python {python}, {self.workers} worker thread(s), {self._pool.blas()}"
+
+    @property
+    def workers(self) -> int:
+        return self._pool.size
+
+    def run(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
+        return self._pool.run(tasks)
+
+
+__all__ = ["NumpyBackend"]

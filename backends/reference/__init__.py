@@ -1,0 +1,35 @@
+"""Every operation once, plainly, over `xp` (NumPy or CuPy): what a learner reads first, and what tests trust.
+
+A family of operations a file, each a class with forward and backward side by side; `Reference` is all of them.
+"""
+
+from __future__ import annotations
+
+from .activation import ActivationOps
+from .conv import ConvOps
+from .dense import DenseOps
+from .loss import LossOps
+from .normalization import NormalizationOps
+from .padding import PaddingOps
+from .pooling import PoolingOps
+from .resampling import ResamplingOps
+from .update import UpdateOps
+from .windows import WindowOps
+
+
+class Reference(
+    ConvOps,
+    PoolingOps,
+    WindowOps,
+    PaddingOps,
+    ResamplingOps,
+    ActivationOps,
+    NormalizationOps,
+    DenseOps,
+    LossOps,
+    UpdateOps,
+):
+    """The operations of a backend, written over `xp`; a backend adds its arrays and workers."""
+
+
+__all__ = ["Reference"]
