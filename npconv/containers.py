@@ -1,0 +1,287 @@
+"""Containers: Sequential (one after the other), Concat and Sum (side by side: skip connections), Identity."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from typing import Any, overload
+
+from .backends import backend
+from .backends.base import Array
+from .backends.geometry import integer
+from .module import BackwardError, Layer, Module, is_grad_enabled
+
+
+class Identity(Layer):
+    """Gives its input back: the straight branch of a skip connection."""
+
+    def _forward(self, x: Array) -> tuple[Array, Any]:
+        return x, None
+
+    def _backward(self, grad: Array, saved: Any) -> Array:
+        return grad
+
+
+class Container(Module):
+    """Modules under names: "0", "1", ... for positional arguments, or the keys of one dictionary.
+
+    `Container(a, b)` or `Container({"first": a, "second": b})`. Raises TypeError for anything that is not a Module,
+    ValueError for a name that is empty or contains a dot.
+    """
+
+    def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
+        self._modules: dict[str, Module] = {}
+        named: Mapping[str, Any] = {str(i): module for i, module in enumerate(modules)}
+        if len(modules) == 1 and isinstance(modules[0], Mapping):
+            named = modules[0]
+        for name, module in named.items():
+            self._insert(name, module)
+
+    def _insert(self, name: str, module: Any) -> None:
+        who = type(self).__name__
+        if not isinstance(name, str) or not name or "." in name or "/" in name:
+            raise ValueError(f"{who}: the name {name!r} must be a text that is not empty and has no dot or slash")
+        if not isinstance(module, Module):
+            raise TypeError(f"{who}: {name!r} (={module!r}) must be a Module")
+        others = {id(m) for other, child in self._modules.items() if other != name for m in child.modules()}
+        if any(id(m) in others for m in module.modules()):
+            raise ValueError(
+                f"{who}: {name!r} (={module!r}) is in this container already; a module keeps one forward at a time, "
+                "so make a second one"
+            )
+        self._modules[name] = module
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        yield from self._modules.items()
+
+    def _replica(self, made: dict[int, Any]) -> Any:
+        if id(self) in made:
+            return made[id(self)]
+        twin = super()._replica(made)
+        twin._modules = {name: module._replica(made) for name, module in self._modules.items()}
+        return twin
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._modules.values())
+
+    def _name(self, key: int | str) -> str:
+        names = list(self._modules)
+        if isinstance(key, str):
+            if key not in self._modules:
+                raise KeyError(f"{key!r} is not one of {names}")
+            return key
+        key = integer(key, "index", -sys.maxsize)
+        if not -len(names) <= key < len(names):
+            raise IndexError(f"index {key} is out of range for {len(names)} modules")
+        return names[key]
+
+    def __setitem__(self, key: int | str, module: Module) -> None:
+        self._insert(self._name(key), module)
+
+    def __getattr__(self, name: str) -> Module:
+        modules: dict[str, Module] = self.__dict__.get("_modules", {})
+        if name in modules:
+            return modules[name]
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+
+    def _locate(self, error: Exception, index: int, name: str, shape: tuple[int, ...], grad: bool = False) -> Exception:
+        """`error` again, with the place where it happened."""
+        layer = repr(self._modules[name])
+        label = f"{index}" if name == str(index) else f"{index} ({name})"
+        what = "grad_output" if grad else "input"
+        return type(error)(f"{type(self).__name__}, layer {label}: {layer}, {what} of shape {shape}: {error}")
+
+
+# Errors that are raised again with their place must be of a type whose constructor takes one message.
+_LOCATED = (ValueError, TypeError, BackwardError)
+
+
+def _can_be_located(error: Exception) -> bool:
+    return type(error) in _LOCATED
+
+
+class Sequential(Container):
+    """Modules in a row: the output of each is the input of the next.
+
+    `Sequential(Conv2d(3, 8, 3), ReLU())` or `Sequential({"conv": ..., "relu": ...})`. Index with a position, a name,
+    or a slice (a Sequential that shares the modules). An error from a module is raised again with its index, its
+    repr and the input's shape.
+    """
+
+    @overload
+    def __getitem__(self, key: int | str) -> Module: ...
+    @overload
+    def __getitem__(self, key: slice) -> Sequential: ...
+    def __getitem__(self, key: int | str | slice) -> Module:
+        if isinstance(key, slice):
+            return Sequential(dict(list(self._modules.items())[key]))
+        return self._modules[self._name(key)]
+
+    def append(self, module: Module) -> Sequential:
+        """Add `module` at the end, under the next number that is not taken (a slice may begin at any)."""
+        name = next(str(number) for number in itertools.count(len(self)) if str(number) not in self._modules)
+        self._insert(name, module)
+        return self
+
+    def forward(self, x: Array) -> Array:
+        for index, (name, module) in enumerate(self._modules.items()):
+            try:
+                x = module.forward(x)
+            except Exception as error:
+                if not _can_be_located(error):
+                    raise
+                raise self._locate(error, index, name, getattr(x, "shape", ())) from error
+        return x
+
+    def backward(self, grad_output: Array) -> Array:
+        for index, (name, module) in reversed(list(enumerate(self._modules.items()))):
+            try:
+                grad_output = module.backward(grad_output)
+            except Exception as error:
+                if not _can_be_located(error):
+                    raise
+                shape = getattr(grad_output, "shape", ())
+                raise self._locate(error, index, name, shape, grad=True) from error
+        return grad_output
+
+    def skip_input_gradient(self) -> None:
+        super().skip_input_gradient()
+        for module in list(self)[:1]:
+            module.skip_input_gradient()
+
+    @property
+    def scale(self) -> tuple[Fraction, Fraction]:
+        height, width = Fraction(1), Fraction(1)
+        for module in self:
+            height, width = height * module.scale[0], width * module.scale[1]
+        return height, width
+
+    @property
+    def size_multiple(self) -> tuple[int, int]:
+        total, multiple = (Fraction(1), Fraction(1)), (1, 1)
+        for module in self:
+            inner, scale = module.size_multiple, module.scale
+            # This module sees size * total: a multiple of `inner` if size is one of the denominator of total / inner.
+            needed = [(total[axis] / inner[axis]).denominator for axis in (0, 1)]
+            multiple = math.lcm(multiple[0], needed[0]), math.lcm(multiple[1], needed[1])
+            total = total[0] * scale[0], total[1] * scale[1]
+        return multiple
+
+
+class Parallel(Container):
+    """Branches that all get the same input; how their outputs are joined is the subclass's."""
+
+    transient = ("_shapes",)
+    _shapes: list[tuple[int, ...]] | None = None
+
+    def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
+        super().__init__(*modules)
+        if not self._modules:
+            raise ValueError(f"{type(self).__name__} must have at least one branch")
+
+    def __getitem__(self, key: int | str) -> Module:
+        return self._modules[self._name(key)]
+
+    def _outputs(self, x: Array) -> list[Array]:
+        outputs = []
+        for index, (name, branch) in enumerate(self._modules.items()):
+            try:
+                outputs.append(branch.forward(x))
+            except Exception as error:
+                if not _can_be_located(error):
+                    raise
+                raise self._locate(error, index, name, getattr(x, "shape", ())) from error
+        self._shapes = [y.shape for y in outputs] if is_grad_enabled() else None
+        return outputs
+
+    def _backward_shapes(self) -> list[tuple[int, ...]]:
+        if self._shapes is None:
+            who = type(self).__name__
+            raise BackwardError(f"{who}.backward was called before {who}.forward (or after one under no_grad)")
+        return self._shapes
+
+    def _input_gradient(self, grads: list[Array]) -> Array:
+        """The branches' input gradients, added up: each branch saw the same input."""
+        parts = [branch.backward(grad) for branch, grad in zip(self, grads, strict=True)]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
+
+    @property
+    def scale(self) -> tuple[Fraction, Fraction]:
+        return next(iter(self)).scale
+
+    @property
+    def size_multiple(self) -> tuple[int, int]:
+        multiples = [branch.size_multiple for branch in self]
+        return math.lcm(*(m[0] for m in multiples)), math.lcm(*(m[1] for m in multiples))
+
+
+class Concat(Parallel):
+    """Branches side by side, their outputs one after the other along the channels.
+
+    `Concat(Identity(), Sequential(...))` is a U-Net's skip connection. Raises ValueError if the outputs differ in
+    anything but channels.
+    """
+
+    def forward(self, x: Array) -> Array:
+        outputs = self._outputs(x)
+        axis = self._axis(outputs[0].shape)
+        rest = [(*y.shape[:axis], *y.shape[axis + 1 :]) for y in outputs]
+        if any(shape != rest[0] for shape in rest):
+            raise ValueError(
+                f"Concat: the branches give shapes {[y.shape for y in outputs]}; they may differ in channels only"
+            )
+        return backend().xp.concatenate(outputs, axis=axis)
+
+    def backward(self, grad_output: Array) -> Array:
+        shapes = self._backward_shapes()
+        axis = self._axis(shapes[0])
+        channels = [shape[axis] for shape in shapes]
+        expected = (*shapes[0][:axis], sum(channels), *shapes[0][axis + 1 :])
+        _check_grad(self, grad_output, expected)
+        grads, start = [], 0
+        for count in channels:
+            grads.append(grad_output[(slice(None),) * axis + (slice(start, start + count),)])
+            start += count
+        return self._input_gradient(grads)
+
+    @staticmethod
+    def _axis(shape: tuple[int, ...]) -> int:
+        return 0 if len(shape) in (1, 3) else 1  # (C, H, W) has its channels first, (N, C, ...) second
+
+
+class Sum(Parallel):
+    """Branches side by side, their outputs added: `Sum(Identity(), Sequential(...))` is a residual block.
+
+    Raises ValueError if the outputs' shapes differ (nothing broadcasts).
+    """
+
+    def forward(self, x: Array) -> Array:
+        outputs = self._outputs(x)
+        if any(y.shape != outputs[0].shape for y in outputs):
+            raise ValueError(f"Sum: the branches give shapes {[y.shape for y in outputs]}; they must be equal")
+        total = outputs[0]
+        for y in outputs[1:]:
+            total = total + y
+        return total
+
+    def backward(self, grad_output: Array) -> Array:
+        shapes = self._backward_shapes()
+        _check_grad(self, grad_output, shapes[0])
+        return self._input_gradient([grad_output] * len(shapes))
+
+
+def _check_grad(module: Module, grad_output: Array, expected: tuple[int, ...]) -> None:
+    if getattr(grad_output, "shape", None) != expected:
+        raise ValueError(
+            f"grad_output of {type(module).__name__}.backward has shape {getattr(grad_output, 'shape', None)}, it "
+            f"must have the output's shape {expected}"
+        )

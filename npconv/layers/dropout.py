@@ -1,0 +1,44 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import checks
+from ..backends import backend
+from ..backends.base import Array
+from ..module import Layer
+from ..random import generator_or_default
+
+
+class Dropout(Layer):
+    """In training, set each element to 0 with probability p, and multiply the others by 1 / (1 - p).
+
+    Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov (2014). `rng`: where the draws come from; the
+    generator of `npconv.manual_seed` if None.
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: np.random.Generator | None = None) -> None:
+        self.p = checks.probability(p, "p")
+        generator_or_default(rng)  # raises for anything but a generator
+        self.rng = rng
+
+    def _forward(self, x: Array) -> tuple[Array, Any]:
+        if not self.training or self.p == 0:
+            return x, None
+        mask = backend().keep_mask(x, 1 - self.p, generator_or_default(self.rng))
+        return x * mask, mask
+
+    def _backward(self, grad: Array, saved: Any) -> Array:
+        return grad if saved is None else grad * saved
+
+    def fork_generator(self) -> None:
+        self.rng = generator_or_default(self.rng).spawn(1)[0]
+
+    def arguments(self) -> dict[str, Any]:
+        return {"p": self.p}
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"

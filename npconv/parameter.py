@@ -1,0 +1,81 @@
+"""Parameter: an array that training changes, with its gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import checks
+from .backends import backend
+from .backends.base import Array
+
+
+class Parameter:
+    """An array that training changes, `.data`, and the gradient of the loss with respect to it, `.grad`.
+
+    `grad` always is an array of the shape of `data`; it starts at zero. A parameter of a replica shares
+    `data` with its original and has a `grad` of its own.
+    """
+
+    def __init__(self, data: Any, original: Parameter | None = None) -> None:
+        self._original = original
+        self._data = None if original is not None else backend().asarray(data)
+        self.grad: Array = backend().xp.zeros_like(self.data)
+
+    @property
+    def data(self) -> Array:
+        """The values. Assigning an array of the same shape replaces them (and takes over its dtype)."""
+        return self._data if self._original is None else self._original.data
+
+    @data.setter
+    def data(self, values: Any) -> None:
+        if self._original is not None:
+            self._original.data = values
+        else:
+            values = checks.array(backend().asarray(values), "Parameter.data")
+            if values.shape != self.shape:
+                raise ValueError(f"Parameter.data of shape {values.shape} must have the parameter's shape {self.shape}")
+            self._data = values.copy()
+        if self.grad.dtype != self.dtype:
+            self.grad = self.grad.astype(self.dtype)
+
+    def fill(self, values: Any) -> None:
+        """Copy `values` (numbers, or an array that broadcasts) into `data`; the dtype stays."""
+        self.data[...] = backend().asarray(values)
+
+    def read(self, dtype: Any) -> Array:
+        """`data` for a computation in `dtype`; TypeError if that would lose digits."""
+        if self.dtype.itemsize > dtype.itemsize:
+            raise TypeError(
+                f"the input is {dtype} and the parameters are {self.dtype}: convert the input with "
+                f"x.astype('{self.dtype}'), or the network with network.astype('{dtype}')"
+            )
+        return self.data.astype(dtype, copy=False)
+
+    def accumulate(self, grad: Array) -> None:
+        """Add `grad` to the gradient."""
+        self.grad += grad.astype(self.dtype, copy=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        return self.data.size
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.data.__array__(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"Parameter{self.shape} {self.dtype}\n{self.data!r}"
