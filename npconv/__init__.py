@@ -1,0 +1,116 @@
+"""npconv: convolutional networks trained and run with NumPy alone, and on a GPU through CuPy.
+
+    import npconv
+    network = npconv.Sequential(npconv.Conv2d(3, 16, 3, padding="same"), npconv.ReLU())
+
+NPCONV_BACKEND=cupy computes on the GPU; see `npconv.backends`.
+"""
+
+from __future__ import annotations
+
+from . import init, losses, metrics, networks, optim
+from ._version import __version__
+from .backends import asarray, backend, backend_reason, to_numpy, use_backend
+from .containers import Concat, Identity, Sequential, Sum
+from .drawing import draw
+from .functional import col2im, im2col
+from .layers import (
+    Activation,
+    AvgPool2d,
+    BatchNorm2d,
+    Conv2d,
+    ConvTranspose2d,
+    Dropout,
+    Flatten,
+    LeakyReLU,
+    Linear,
+    MaxPool2d,
+    PixelShuffle,
+    PixelUnshuffle,
+    ReLU,
+    Sigmoid,
+    Tanh,
+    Upsampling,
+    UpsamplingNearest2d,
+)
+from .losses import L1, MSE, Loss
+from .model import Model
+from .module import BackwardError, Layer, Module, Parameter, is_grad_enabled, no_grad
+from .optim import SGD, Adam, CosineAnnealingLR, OneCycleLR, Optimizer, StepLR
+from .random import manual_seed
+from .summary import summary
+from .testing import check_gradients, check_module
+from .training import TrainingCollapsed
+from .weights import WeightsFileError, load, save
+
+# The reports' names, and PyTorch's longer ones.
+TransposeConv2d = ConvTranspose2d
+NearestUpsampling = UpsamplingNearest2d
+MSELoss = MSE
+L1Loss = L1
+
+__all__ = [
+    "L1",
+    "MSE",
+    "SGD",
+    "Activation",
+    "Adam",
+    "AvgPool2d",
+    "BackwardError",
+    "BatchNorm2d",
+    "Concat",
+    "Conv2d",
+    "ConvTranspose2d",
+    "CosineAnnealingLR",
+    "Dropout",
+    "Flatten",
+    "Identity",
+    "L1Loss",
+    "Layer",
+    "LeakyReLU",
+    "Linear",
+    "Loss",
+    "MSELoss",
+    "MaxPool2d",
+    "Model",
+    "Module",
+    "NearestUpsampling",
+    "OneCycleLR",
+    "Optimizer",
+    "Parameter",
+    "PixelShuffle",
+    "PixelUnshuffle",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "StepLR",
+    "Sum",
+    "Tanh",
+    "TrainingCollapsed",
+    "TransposeConv2d",
+    "Upsampling",
+    "UpsamplingNearest2d",
+    "WeightsFileError",
+    "__version__",
+    "asarray",
+    "backend",
+    "backend_reason",
+    "check_gradients",
+    "check_module",
+    "col2im",
+    "draw",
+    "im2col",
+    "init",
+    "is_grad_enabled",
+    "load",
+    "losses",
+    "manual_seed",
+    "metrics",
+    "networks",
+    "no_grad",
+    "optim",
+    "save",
+    "summary",
+    "to_numpy",
+    "use_backend",
+]

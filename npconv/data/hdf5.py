@@ -1,0 +1,184 @@
+"""Images in HDF5 files: photographs (one data set, `images`) and ready-made pairs (`input` and `target`).
+
+    write_images("photos.h5", images)          HDF5Photos("photos.h5")[i]           (C, H, W)
+    write_pairs("pairs.h5", inputs, targets)   HDF5Pairs("pairs.h5").batches(...)   (B, C, H, W)
+
+Data sets are (N, C, H, W), a chunk an image, with checksums (fletcher32). Reading takes only what is asked
+for; a file stays open while its object lives, and an object is for one thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ..whole_file import whole_file
+from .pairs import Batch, StoredPairs, check_pair_dtype, check_pair_shapes
+from .photos import LRUCache, Photos
+from .values import check_dtype, check_finite, check_photo_scale, in_8bit_steps
+
+__all__ = ["HDF5Pairs", "HDF5Photos", "dataset_names", "write_images", "write_pairs"]
+
+_CHUNK_CACHE = 2**26  # bytes; for files by others, whose chunks may hold many images
+
+
+class HDF5Photos(Photos):
+    """Photographs in a data set of an HDF5 file, read when they are asked for.
+
+    path: the file; dataset: its (N, C, H, W) data set of uint8, uint16 (scaled to 0..255) or floats 0..255.
+    cache_bytes: how much of what was read is remembered. Raises FileNotFoundError; ValueError for a file or
+    data set of another kind, and on reading for one that is damaged; TypeError for other dtypes.
+    """
+
+    def __init__(self, path: str | Path, dataset: str = "images", cache_bytes: int = 2**30) -> None:
+        self._path = Path(path)
+        self._file = _opened(self._path)
+        self._dataset = _dataset(self._file, dataset)
+        check_dtype(self._dataset.dtype, _described(self._dataset))
+        if self._dataset.ndim != 4 or 0 in self._dataset.shape:
+            shape = self._dataset.shape
+            raise ValueError(f"{_described(self._dataset)} (shape {shape}) must be (N, C, H, W), not empty")
+        self.channels = int(self._dataset.shape[1])
+        self._cache = LRUCache(cache_bytes)
+
+    def __len__(self) -> int:
+        return int(self._dataset.shape[0])
+
+    def _read(self, index: int) -> np.ndarray:
+        return self._cache.get(index, self._load)
+
+    def _load(self, index: int) -> np.ndarray:
+        name = self._name(index)
+        with _damage_named(name):
+            photo = self._dataset[index]
+        check_photo_scale(photo, name)
+        return in_8bit_steps(photo, name)
+
+    def _name(self, index: int) -> str:
+        return f"{self._path.name}[{index}]"
+
+    @property
+    def names(self) -> list[str]:
+        return [self._name(i) for i in range(len(self))]
+
+    @property
+    def known_sizes(self) -> list[tuple[int, int]]:
+        return [(int(self._dataset.shape[2]), int(self._dataset.shape[3]))] * len(self)
+
+
+class HDF5Pairs(StoredPairs):
+    """Ready-made pairs, such as two noisy exposures of each scene, in an HDF5 file, read a batch at a time.
+
+    path: the file; inputs, targets: its two (N, C, H, W) data sets, of one shape, uint8 or floats 0..255.
+    Raises FileNotFoundError; ValueError for a file or data sets of another kind, and on reading for damage
+    and for values that aren't finite; TypeError for other dtypes.
+    """
+
+    def __init__(self, path: str | Path, inputs: str = "input", targets: str = "target") -> None:
+        self._path = Path(path)
+        self._file = _opened(self._path)
+        self._datasets = _dataset(self._file, inputs), _dataset(self._file, targets)
+        check_pair_shapes(self._datasets[0].shape, self._datasets[1].shape)
+        for dataset in self._datasets:
+            check_pair_dtype(dataset.dtype, _described(dataset))
+        super().__init__(self._datasets[0].shape)
+
+    def _read(self, indices: np.ndarray) -> Batch:
+        inputs, targets = (self._read_one(dataset, indices) for dataset in self._datasets)
+        return inputs, targets
+
+    def _read_one(self, dataset: h5py.Dataset, indices: np.ndarray) -> np.ndarray:
+        images = np.empty((len(indices), *self.image_shape), np.float32)
+        name = _described(dataset)
+        # In the file's order, each to its place: images of one chunk are then read and decompressed together.
+        for place in np.argsort(indices):
+            with _damage_named(f"image {indices[place]} of {name}"):
+                images[place] = dataset[indices[place]]
+            check_finite(images[place], f"image {indices[place]} of {name}")
+        return images
+
+    def _subset(self, indices: np.ndarray) -> HDF5Pairs:
+        part = HDF5Pairs.__new__(HDF5Pairs)  # shares the open file
+        StoredPairs.__init__(part, (len(indices), *self._shape), indices)
+        part._path, part._file, part._datasets = self._path, self._file, self._datasets
+        return part
+
+
+def write_images(path: str | Path, images: np.ndarray) -> None:
+    """Writes photographs for `HDF5Photos`.
+
+    images: (N, C, H, W), uint8, uint16 or floats 0..255. An existing file is replaced when the new one is
+    whole. Raises ValueError or TypeError, before anything is written, for anything else.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or images.size == 0:
+        raise ValueError(f"images (shape {images.shape}) must be (N, C, H, W), and not empty")
+    check_dtype(images.dtype, "images")
+    check_finite(images, "images")
+    check_photo_scale(images, "images")
+    _write(Path(path), {"images": images})
+
+
+def write_pairs(path: str | Path, inputs: np.ndarray, targets: np.ndarray) -> None:
+    """Writes training pairs for `HDF5Pairs`.
+
+    inputs, targets: (N, C, H, W) of one shape, uint8 or floats 0..255. An existing file is replaced when the
+    new one is whole. Raises ValueError or TypeError, before anything is written, for anything else.
+    """
+    inputs, targets = np.asarray(inputs), np.asarray(targets)
+    check_pair_shapes(inputs.shape, targets.shape)
+    for name, images in (("inputs", inputs), ("targets", targets)):
+        check_pair_dtype(images.dtype, name)
+        check_finite(images, name)
+    _write(Path(path), {"input": inputs, "target": targets})
+
+
+def dataset_names(path: str | Path) -> list[str]:
+    """The names of the data sets at the top of an HDF5 file; raises as `HDF5Photos` for other files."""
+    with _opened(Path(path)) as file:
+        return _names(file)
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes a new file beside `path` that then takes its place: a crash leaves the old one whole."""
+    with whole_file(path) as part, h5py.File(part, "w") as file:
+        for name, images in arrays.items():
+            file.create_dataset(name, data=images, chunks=(1, *images.shape[1:]), fletcher32=True)
+
+
+def _opened(path: Path) -> h5py.File:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
+    try:
+        return h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} is not an HDF5 file that can be read: {error}") from error
+
+
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    dataset = file.get(name)
+    if not isinstance(dataset, h5py.Dataset):
+        held = ", ".join(_names(file)) or "none"
+        raise ValueError(f"{file.filename!r} has no data set {name!r}; it has: {held}")
+    return dataset
+
+
+def _names(file: h5py.File) -> list[str]:
+    return [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
+
+
+def _described(dataset: h5py.Dataset) -> str:
+    return f"data set {dataset.name[1:]!r} of {Path(dataset.file.filename).name}"
+
+
+@contextmanager
+def _damage_named(name: str) -> Iterator[None]:
+    """HDF5 reports a wrong checksum as an OSError that doesn't say where."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot read {name}: {error}") from error

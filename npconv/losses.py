@@ -1,0 +1,97 @@
+"""Losses: a number from a prediction and a target, and its gradient with respect to the prediction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from . import checks
+from .backends import backend
+from .backends.base import Array
+from .module import BackwardError, is_grad_enabled
+
+
+class Loss(ABC):
+    """A loss that is a mean (or a sum) over all elements of prediction and target, which have the same shape.
+
+    `reduction`: "mean" over every element, not over the batch only, or "sum". Subclasses write `value` and
+    `gradient`, both for the mean.
+    """
+
+    def __init__(self, reduction: str = "mean") -> None:
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction (={reduction!r}) must be 'mean' or 'sum'")
+        self.reduction = reduction
+        self._kept: tuple[Array, Array] | None = None
+
+    @abstractmethod
+    def value(self, prediction: Array, target: Array) -> float:
+        """The mean loss."""
+
+    @abstractmethod
+    def gradient(self, prediction: Array, target: Array) -> Array:
+        """The gradient of the mean loss with respect to `prediction`."""
+
+    def forward(self, prediction: Array, target: Array) -> float:
+        """The loss; keeps both arrays for `backward`, unless under `no_grad`.
+
+        Raises ValueError if the shapes differ (nothing broadcasts) or are empty, TypeError for other arrays than
+        float32 or float64 of the active backend, or of different dtypes.
+        """
+        who = type(self).__name__
+        checks.array(prediction, f"the prediction of {who}")
+        checks.array(target, f"the target of {who}")
+        if prediction.shape != target.shape:
+            raise ValueError(f"{who}: prediction of shape {prediction.shape} and target of shape {target.shape} must "
+                             "have the same shape")  # fmt: skip
+        if prediction.dtype != target.dtype:
+            raise TypeError(f"{who}: prediction ({prediction.dtype}) and target ({target.dtype}) must have one dtype")
+        if prediction.size == 0:
+            raise ValueError(f"{who}: prediction and target of shape {prediction.shape} must have at least one element")
+        self._kept = (prediction, target) if is_grad_enabled() else None
+        return self.value(prediction, target) * self._factor(prediction)
+
+    def backward(self) -> Array:
+        """The gradient of the last forward's loss with respect to its prediction."""
+        if self._kept is None:
+            who = type(self).__name__
+            raise BackwardError(f"{who}.backward was called before {who}.forward (or after one under no_grad)")
+        grad, factor = self.gradient(*self._kept), self._factor(self._kept[0])
+        return grad if factor == 1 else grad * factor
+
+    def replica(self) -> Loss:
+        """A copy for another worker."""
+        return type(self)(**self.arguments())
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor arguments that rebuild this loss."""
+        return {"reduction": self.reduction}
+
+    def _factor(self, prediction: Array) -> float:
+        return 1 if self.reduction == "mean" else prediction.size
+
+    def __call__(self, prediction: Array, target: Array) -> float:
+        return self.forward(prediction, target)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()" if self.reduction == "mean" else f"{type(self).__name__}(reduction='sum')"
+
+
+class MSE(Loss):
+    """The mean of (prediction - target)^2 over every element; gradient 2 (prediction - target) / elements."""
+
+    def value(self, prediction: Array, target: Array) -> float:
+        return backend().mse_forward(prediction, target)
+
+    def gradient(self, prediction: Array, target: Array) -> Array:
+        return backend().mse_backward(prediction, target)
+
+
+class L1(Loss):
+    """The mean of |prediction - target| over every element; gradient sign(prediction - target) / elements."""
+
+    def value(self, prediction: Array, target: Array) -> float:
+        return backend().l1_forward(prediction, target)
+
+    def gradient(self, prediction: Array, target: Array) -> Array:
+        return backend().l1_backward(prediction, target)

@@ -1,0 +1,339 @@
+"""Optimizers and learning-rate schedules, with PyTorch's formulas and defaults."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from . import checks
+from .backends import backend
+from .backends.base import Array
+from .module import Parameter
+
+Group = dict[str, Any]
+
+
+class _Pair:
+    """A (parameter, gradient) pair of arrays, as `Module.param` lists them, seen as a Parameter."""
+
+    def __init__(self, data: Array, grad: Array) -> None:
+        self.data, self.grad = data, grad
+
+
+class Optimizer(ABC):
+    """Changes parameters by their gradients.
+
+    `parameters`: an iterable of `Parameter`; of (parameter, gradient) pairs of arrays, as `Module.param()` gives; or
+    of dictionaries `{"params": ..., "lr": ...}` whose options override the common ones for these parameters.
+
+    `groups` holds the options in force (`groups[0]["lr"]` and so on), `state` what the optimizer remembers, a
+    dictionary of arrays and numbers for each parameter in order.
+    """
+
+    def __init__(self, parameters: Iterable[Any], options: Mapping[str, Any]) -> None:
+        self.groups: list[Group] = []
+        self.state: list[dict[str, Any]] = []
+        for group in _as_groups(parameters):
+            unknown = sorted(set(group) - set(options) - {"params"})
+            if unknown:
+                raise ValueError(f"{type(self).__name__}: unknown option(s) {unknown}; known are {sorted(options)}")
+            self.groups.append({**options, **group})
+            self._check(self.groups[-1])
+        _check_parameters(type(self).__name__, [p for group in self.groups for p in group["params"]])
+        self.state = [{} for group in self.groups for _ in group["params"]]
+
+    @abstractmethod
+    def _check(self, group: Group) -> None:
+        """Raise for an option outside its rule."""
+
+    @abstractmethod
+    def _update(self, parameter: Any, state: dict[str, Any], group: Group) -> None:
+        """One step of one parameter, in place."""
+
+    def step(self) -> None:
+        """Change every parameter once. Raises ValueError, before any changes, if a learning rate is not allowed."""
+        for group in self.groups:
+            self._check(group)
+        states = iter(self.state)
+        for group in self.groups:
+            for parameter in group["params"]:
+                self._update(parameter, next(states), group)
+
+    def zero_grad(self) -> None:
+        """Set all gradients to zero."""
+        for group in self.groups:
+            for parameter in group["params"]:
+                parameter.grad.fill(0)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the first group; assigning sets that of all groups."""
+        return float(self.groups[0]["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        value = checks.number(value, "lr", 0)
+        for group in self.groups:
+            group["lr"] = value
+
+    def arguments(self) -> dict[str, Any]:
+        """The options of the first group: constructor arguments, besides the parameters."""
+        options = {key: value for key, value in self.groups[0].items() if key not in ("params", "initial_lr")}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{key}={value}" for key, value in self.arguments().items())
+        return f"{type(self).__name__}({options})"
+
+
+def _as_groups(parameters: Iterable[Any]) -> list[Group]:
+    if isinstance(parameters, Parameter):
+        raise TypeError("parameters must be an iterable of Parameter, such as network.parameters(), not one Parameter")
+    if not isinstance(parameters, Iterable):
+        raise TypeError(f"parameters (={parameters!r}) must be an iterable of Parameter, such as network.parameters()")
+    items = list(parameters)
+    groups = items if items and isinstance(items[0], Mapping) else [{"params": items}]
+    for group in groups:
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise TypeError(f"a parameter group (={group!r}) must be a dictionary with 'params'")
+    groups = [{**group, "params": [_as_parameter(p) for p in group["params"]]} for group in groups]
+    if not any(group["params"] for group in groups):
+        raise ValueError("the optimizer got no parameters")
+    return groups
+
+
+def _as_parameter(item: Any) -> Any:
+    if isinstance(item, (Parameter, _Pair)):
+        return item
+    if isinstance(item, tuple) and len(item) == 2 and all(backend().owns(part) for part in item):
+        return _Pair(*item)
+    kind = type(item).__name__
+    raise TypeError(f"the optimizer takes Parameters or (parameter, gradient) pairs of arrays, got {kind}")
+
+
+def _check_parameters(who: str, parameters: list[Any]) -> None:
+    seen: set[int] = set()
+    for parameter in parameters:
+        if id(parameter) in seen:
+            raise ValueError(f"{who}: a parameter of shape {parameter.data.shape} is listed twice")
+        seen.add(id(parameter))
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent: p -= lr v.
+
+    g = grad + weight_decay p; v = g at the first step, then v = momentum v + (1 - dampening) g; with `nesterov`,
+    p -= lr (g + momentum v). Without momentum, v = g.
+
+    Raises ValueError for a negative, infinite or NaN number, or for nesterov without momentum or with dampening.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Any],
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        options = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
+        super().__init__(parameters, {**options, "nesterov": nesterov})
+
+    def _check(self, group: Group) -> None:
+        for name in ("lr", "momentum", "weight_decay"):
+            checks.number(group[name], name, 0)
+        checks.number(group["dampening"], "dampening")
+        if not isinstance(group["nesterov"], bool):
+            raise TypeError(f"nesterov (={group['nesterov']!r}) must be True or False")
+        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+            raise ValueError(
+                f"nesterov needs momentum (={group['momentum']}) above 0 and dampening (={group['dampening']}) 0"
+            )
+
+    def _update(self, parameter: Any, state: dict[str, Any], group: Group) -> None:
+        options = {key: value for key, value in group.items() if key not in ("params", "initial_lr")}
+        if group["momentum"] and "velocity" not in state:
+            # 0 momentum + (1 - 0) g = g: the first velocity is the gradient itself, whatever the dampening.
+            state["velocity"], options["dampening"] = backend().xp.zeros_like(parameter.data), 0.0
+        velocity = state["velocity"] if group["momentum"] else None
+        backend().sgd_update(parameter.data, parameter.grad, velocity, **options)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba, 2015): p -= lr m^ / (sqrt(v^) + eps), m^ and v^ the bias-corrected moments.
+
+    weight_decay is added to the gradient; `amsgrad` divides by the largest second moment so far (Reddi, Kale and
+    Kumar, 2018).
+
+    Raises ValueError for a negative, infinite or NaN number, or betas outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+    ) -> None:
+        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
+        super().__init__(parameters, options)
+
+    def _check(self, group: Group) -> None:
+        for name in ("lr", "eps", "weight_decay"):
+            checks.number(group[name], name, 0)
+        if not isinstance(group["betas"], (tuple, list)) or len(group["betas"]) != 2:
+            raise TypeError(f"betas (={group['betas']!r}) must be a pair of numbers")
+        for beta in group["betas"]:
+            if not 0 <= checks.number(beta, "betas") < 1:
+                raise ValueError(f"betas (={group['betas']!r}) must be at least 0 and less than 1")
+        if not isinstance(group["amsgrad"], bool):
+            raise TypeError(f"amsgrad (={group['amsgrad']!r}) must be True or False")
+
+    def _update(self, parameter: Any, state: dict[str, Any], group: Group) -> None:
+        xp = backend().xp
+        if not state:
+            state["step"] = 0
+            state["first"], state["second"] = xp.zeros_like(parameter.data), xp.zeros_like(parameter.data)
+        if group["amsgrad"] and "largest" not in state:
+            state["largest"] = xp.zeros_like(parameter.data)
+        state["step"] += 1
+        backend().adam_update(
+            parameter.data, parameter.grad, state["first"], state["second"],
+            state["largest"] if group["amsgrad"] else None,
+            step=state["step"], lr=group["lr"], betas=tuple(group["betas"]), eps=group["eps"],
+            weight_decay=group["weight_decay"],
+        )  # fmt: skip
+
+
+class Schedule(ABC):
+    """Sets the learning rate of an optimizer: at construction for step 0, then at each call of `step`.
+
+    One step is an epoch or a batch, as the caller likes; see `Model.train`.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer (={optimizer!r}) must be an Optimizer")
+        self.optimizer = optimizer
+        self.count = 0
+        for group in optimizer.groups:
+            group.setdefault("initial_lr", group["lr"])
+        self._apply()
+
+    @abstractmethod
+    def rate(self, initial: float, step: int) -> float:
+        """The learning rate after `step` steps, for a group that began with `initial`."""
+
+    def step(self) -> None:
+        """One step further."""
+        self.count += 1
+        self._apply()
+
+    def _apply(self) -> None:
+        for group in self.optimizer.groups:
+            group["lr"] = self.rate(group["initial_lr"], self.count)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate in force for the first group."""
+        return self.optimizer.lr
+
+
+class StepLR(Schedule):
+    """initial gamma^floor(step / step_size)."""
+
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1) -> None:
+        self.step_size = checks.integer(step_size, "step_size", 1)
+        self.gamma = checks.number(gamma, "gamma", 0)
+        super().__init__(optimizer)
+
+    def rate(self, initial: float, step: int) -> float:
+        return initial * self.gamma ** (step // self.step_size)
+
+
+class CosineAnnealingLR(Schedule):
+    """eta_min + (initial - eta_min) (1 + cos(pi step / T_max)) / 2: Loshchilov and Hutter (2017), equation 5."""
+
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0) -> None:
+        self.T_max = checks.integer(T_max, "T_max", 1)
+        self.eta_min = checks.number(eta_min, "eta_min", 0)
+        super().__init__(optimizer)
+
+    def rate(self, initial: float, step: int) -> float:
+        return self.eta_min + (initial - self.eta_min) * (1 + math.cos(math.pi * step / self.T_max)) / 2
+
+
+class OneCycleLR(Schedule):
+    """Up from max_lr / div_factor to max_lr over pct_start of all steps, then down to the first / final_div_factor.
+
+    Smith and Topin, "Super-convergence" (2018), as PyTorch has it. `anneal_strategy`: "cos" or "linear". With
+    `cycle_momentum`, momentum (or Adam's first beta) goes the other way, from max_momentum down to base_momentum and
+    back. Raises ValueError if `step` is called more often than total_steps allows.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float,
+        total_steps: int,
+        pct_start: float = 0.3,
+        anneal_strategy: str = "cos",
+        cycle_momentum: bool = True,
+        base_momentum: float = 0.85,
+        max_momentum: float = 0.95,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+    ) -> None:
+        self.max_lr = checks.number(max_lr, "max_lr", above=0)
+        self.total_steps = checks.integer(total_steps, "total_steps", 1)
+        self.pct_start = checks.probability(pct_start, "pct_start")
+        if anneal_strategy not in ("cos", "linear"):
+            raise ValueError(f"anneal_strategy (={anneal_strategy!r}) must be 'cos' or 'linear'")
+        self.anneal_strategy = anneal_strategy
+        self.first_lr = self.max_lr / checks.number(div_factor, "div_factor", above=0)
+        self.last_lr = self.first_lr / checks.number(final_div_factor, "final_div_factor", above=0)
+        self.base_momentum = checks.probability(base_momentum, "base_momentum")
+        self.max_momentum = checks.probability(max_momentum, "max_momentum")
+        self.cycle_momentum = cycle_momentum
+        if cycle_momentum and isinstance(optimizer, Optimizer):
+            for group in optimizer.groups:
+                if "betas" not in group and not group.get("momentum"):
+                    raise ValueError("cycle_momentum needs an optimizer with momentum above 0, or Adam")
+        super().__init__(optimizer)
+
+    def rate(self, initial: float, step: int) -> float:
+        return self._cycle(step, self.first_lr, self.max_lr, self.last_lr)
+
+    def step(self) -> None:
+        if self.count + 1 > self.total_steps:
+            raise ValueError(f"step (={self.count + 1}) must be at most total_steps (={self.total_steps})")
+        super().step()
+
+    def _cycle(self, step: int, first: float, middle: float, last: float) -> float:
+        """From `first` to `middle` to `last`; the phases meet at a step that need not be whole, as in PyTorch."""
+        turn = self.pct_start * self.total_steps - 1
+        if step <= turn:
+            return self._between(first, middle, step / turn if turn else 1.0)
+        rest = self.total_steps - 1 - turn
+        return self._between(middle, last, (step - turn) / rest if rest else 1.0)
+
+    def _between(self, start: float, end: float, share: float) -> float:
+        if self.anneal_strategy == "linear":
+            return (end - start) * share + start
+        return end + (start - end) / 2 * (math.cos(math.pi * share) + 1)
+
+    def _apply(self) -> None:
+        super()._apply()
+        if not self.cycle_momentum:
+            return
+        momentum = self._cycle(self.count, self.max_momentum, self.base_momentum, self.max_momentum)
+        for group in self.optimizer.groups:
+            if "betas" in group:
+                group["betas"] = (momentum, group["betas"][1])
+            else:
+                group["momentum"] = momentum

@@ -1,0 +1,214 @@
+"""Networks in HDF5 files: parameters, gradients, buffers, and the architecture that rebuilds the network.
+
+One file: root attributes `format` ("npconv"), `version`, `architecture` (JSON; null for modules of one's own) and
+`training` (JSON: loss and optimizer, null if unknown); groups `parameters`, `gradients` and `buffers` with a dataset
+for each dotted name. Datasets carry checksums. A file is written beside its place and then renamed, so that a crash
+leaves the old one whole. The architecture is data: only the classes of `REGISTRY` are ever made from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from . import containers, layers
+from .backends import backend, to_numpy
+from .containers import Container
+from .module import Module
+from .whole_file import whole_file
+
+FORMAT, VERSION = "npconv", 1
+REGISTRY: dict[str, type[Module]] = {
+    **{name: getattr(layers, name) for name in layers.__all__ if name != "Activation"},
+    **{name: getattr(containers, name) for name in ("Sequential", "Concat", "Sum", "Identity")},
+}
+
+
+class WeightsFileError(OSError, ValueError):
+    """A file that cannot be written, or is not a whole npconv file, or does not fit the network."""
+
+
+def architecture(network: Module) -> dict[str, Any]:
+    """The network as plain data; TypeError if it holds a module that is not one of npconv's own."""
+    name = type(network).__name__
+    if REGISTRY.get(name) is not type(network):
+        raise TypeError(f"{name} is not one of npconv's own modules, so a file cannot rebuild it")
+    if isinstance(network, Container):
+        return {"type": name, "children": [[key, architecture(child)] for key, child in network.named_children()]}
+    return {"type": name, "arguments": network.arguments()}
+
+
+def build(description: Any) -> Module:
+    """The network that `architecture` described, with new parameters; WeightsFileError if it cannot be."""
+    try:
+        kind = REGISTRY[description["type"]]
+        if issubclass(kind, Container):
+            return kind({key: build(child) for key, child in description["children"]})
+        arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in description["arguments"].items()}
+        return kind(**arguments)
+    except WeightsFileError:
+        raise
+    except Exception as error:
+        raise WeightsFileError(f"the architecture {_short(description)} cannot be rebuilt: {error!r}") from error
+
+
+def _short(description: Any) -> str:
+    text = repr(description)
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def save(network: Module, path: str | os.PathLike[str], *, training: dict[str, Any] | None = None) -> None:
+    """Write `network` to the HDF5 file `path`: parameters, gradients, buffers, architecture.
+
+    A network with modules of one's own is stored without its architecture; `load_into` reads it. `training`: plain
+    data to keep beside it, as `Model.save` does. Raises TypeError if `network` is not a Module, WeightsFileError if
+    the file cannot be written; an old file then stays as it was.
+    """
+    if not isinstance(network, Module):
+        raise TypeError(f"network (={network!r}) must be a Module; a Model has a save of its own")
+    try:
+        description = architecture(network)
+    except TypeError:
+        description = None
+    with _written(_checked(path)) as file:
+        file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
+        file.attrs["architecture"] = json.dumps(description)
+        file.attrs["training"] = json.dumps(training)
+        for group, arrays in _groups(network).items():
+            for name, values in arrays.items():
+                _write(file.require_group(group), name, to_numpy(values))
+
+
+def load(path: str | os.PathLike[str]) -> Module:
+    """The network stored in `path`, rebuilt, with its parameters, gradients and buffers.
+
+    Raises WeightsFileError if there is no such file, if it is damaged or not npconv's, or if it has no architecture.
+    """
+    with _opened(path) as file:
+        description = _json(file, "architecture")
+        if description is None:
+            raise WeightsFileError(f"{path} has no architecture (modules of one's own): use load_into(network, path)")
+        network = build(description)
+        _take_over_dtype(network, file)
+        _read_into(network, file)
+    return network
+
+
+def load_into(network: Module, path: str | os.PathLike[str]) -> None:
+    """Read parameters, gradients and buffers of `path` into `network`.
+
+    Raises WeightsFileError that lists every missing, unexpected and mismatched name; the network is then unchanged.
+    """
+    with _opened(path) as file:
+        _read_into(network, file)
+
+
+def read_training(path: str | os.PathLike[str]) -> Any:
+    """What `save` was given as `training`, or None."""
+    with _opened(path) as file:
+        return _json(file, "training")
+
+
+def _groups(network: Module) -> dict[str, dict[str, Any]]:
+    parameters = dict(network.named_parameters())
+    return {
+        "parameters": {name: p.data for name, p in parameters.items()},
+        "gradients": {name: p.grad for name, p in parameters.items()},
+        "buffers": {name: getattr(m, key) for name, m, key in network._named_buffers()},
+    }
+
+
+def _write(group: Any, name: str, values: np.ndarray) -> None:
+    # Checksums need chunks, and chunks need an axis: a single number is stored as one element.
+    data = values.reshape(1) if values.ndim == 0 else values
+    dataset = group.create_dataset(name, data=data, chunks=data.shape, fletcher32=True)
+    dataset.attrs["scalar"] = values.ndim == 0
+
+
+def _read_into(network: Module, file: Any) -> None:
+    wanted = _groups(network)
+    found = {group: _read_group(file, group) for group in wanted}
+    problems = []
+    for group, arrays in wanted.items():
+        problems += [f"missing: {group}/{name}" for name in arrays if name not in found[group]]
+        problems += [f"unexpected: {group}/{name}" for name in found[group] if name not in arrays]
+        problems += [
+            f"mismatched: {group}/{name} is {ours.dtype} {ours.shape} in the network, {theirs.dtype} {theirs.shape} "
+            "in the file"
+            for name, ours in arrays.items()
+            for theirs in [found[group].get(name, ours)]
+            if (theirs.shape, theirs.dtype) != (ours.shape, ours.dtype)
+        ]
+    if problems:
+        raise WeightsFileError(f"{file.filename} does not fit the network:\n  " + "\n  ".join(problems))
+    for group, arrays in wanted.items():
+        for name, ours in arrays.items():
+            ours[...] = backend().asarray(found[group][name])
+
+
+def _take_over_dtype(network: Module, file: Any) -> None:
+    """A network just built is float32; the file may hold float64, the same for all parameters."""
+    kinds = {getattr(dataset, "dtype", None) for dataset in file.get("parameters", {}).values()}
+    if kinds == {np.dtype("float64")}:
+        network.astype("float64")
+
+
+def _read_group(file: Any, group: str) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    for name, dataset in file.get(group, {}).items():
+        if not isinstance(dataset, h5py.Dataset):
+            raise WeightsFileError(f"{file.filename}: {group}/{name} must be a dataset")
+        values = dataset[...]  # the checksum is verified here
+        arrays[name] = values.reshape(()) if dataset.attrs.get("scalar", False) else values
+    return arrays
+
+
+def _json(file: Any, name: str) -> Any:
+    try:
+        return json.loads(file.attrs.get(name, "null"))
+    except (TypeError, ValueError) as error:
+        raise WeightsFileError(f"{file.filename}: the attribute {name} is not JSON ({error})") from error
+
+
+def _checked(path: Any) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path (={path!r}) must be the name of a file")
+    return Path(path)
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """The file, open for reading and known to be npconv's; whatever h5py finds wrong is a WeightsFileError."""
+    if not _checked(path).is_file():
+        raise WeightsFileError(f"{os.fspath(path)} is not a file")
+    try:
+        with h5py.File(path, "r") as file:
+            kind, version = file.attrs.get("format"), file.attrs.get("version")
+            if kind != FORMAT:
+                raise WeightsFileError(f"{os.fspath(path)} is not an npconv file (format={kind!r})")
+            if version != VERSION:
+                raise WeightsFileError(f"{os.fspath(path)} has version {version}; this npconv reads {VERSION}")
+            yield file
+    except WeightsFileError:
+        raise
+    except (OSError, KeyError, RuntimeError) as error:
+        raise WeightsFileError(f"{os.fspath(path)} is damaged or not an HDF5 file: {error}") from error
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[Any]:
+    """A new HDF5 file that takes the place of `path` when all is written."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise WeightsFileError(f"{path} cannot be written: it is a folder, or the folder it is in does not exist")
+    try:
+        with whole_file(path) as part, h5py.File(part, "w") as file:
+            yield file
+    except OSError as error:
+        raise WeightsFileError(f"{path} cannot be written: {error}") from error

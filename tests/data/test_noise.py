@@ -1,0 +1,222 @@
+"""The noise models: their statistics, what they draw from, their texts, and their errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from npconv.data import Gaussian, PixelSampling, Poisson, parse_noise
+
+MODELS = [Gaussian(25), Poisson(30), PixelSampling()]
+
+
+def numbered_photo(channels: int, height: int, width: int) -> np.ndarray:
+    """A photo whose every pixel is its own number, a channel 1/4 above the last: places can be read off."""
+    numbers = np.arange(height * width, dtype=np.float32).reshape(1, height, width)
+    return numbers + np.arange(channels, dtype=np.float32)[:, np.newaxis, np.newaxis] / 4
+
+
+def blockwise(photo: np.ndarray, block: int):
+    """Every (i, j, pixels of that block), the slow way."""
+    for i in range(photo.shape[1] // block):
+        for j in range(photo.shape[2] // block):
+            yield i, j, photo[:, i * block : (i + 1) * block, j * block : (j + 1) * block]
+
+
+@pytest.mark.parametrize("noise", MODELS, ids=str)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_corrupt_gives_float32_images_of_one_shape(noise, dtype):
+    photo = np.random.default_rng(0).integers(0, 256, (3, 40, 56)).astype(dtype)
+    before = photo.copy()
+    noisy, clean = noise.corrupt(photo, np.random.default_rng(1), copies=3)
+    assert len(noisy) == 3
+    assert {image.dtype for image in [*noisy, clean]} == {np.dtype(np.float32)}
+    assert {image.shape for image in noisy} == {clean.shape}
+    assert not np.array_equal(noisy[0], noisy[1])
+    np.testing.assert_array_equal(photo, before)
+
+
+@pytest.mark.parametrize("noise", MODELS, ids=str)
+@pytest.mark.parametrize("clean", [False, True])
+def test_patch_shape_dtype_and_repeatability(noise, clean):
+    photo = np.random.default_rng(0).integers(0, 256, (3, 90, 70), dtype=np.uint8)
+    first = noise.patch(photo, 8, np.random.default_rng(3), clean)
+    again = noise.patch(photo, 8, np.random.default_rng(3), clean=clean)
+    for a, b in zip(first, again, strict=True):
+        assert a.shape == (3, 8, 8)
+        assert a.dtype == np.float32
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(*first)
+
+
+@pytest.mark.parametrize("noise", MODELS, ids=str)
+def test_noise_has_mean_zero_and_two_draws_are_independent(noise):
+    photo = np.random.default_rng(0).integers(60, 200, (1, 16, 16), dtype=np.uint8)
+    noise = PixelSampling(4, 4) if isinstance(noise, PixelSampling) else noise
+    noisy, clean = noise.corrupt(photo, np.random.default_rng(1), copies=4000)
+    errors = np.stack(noisy) - clean
+    deviation = errors.std(axis=0)
+    assert np.abs(errors.mean(axis=0)).max() < 5 * deviation.max() / np.sqrt(4000)
+    correlation = np.mean(errors[::2] * errors[1::2]) / np.mean(deviation**2)
+    assert abs(correlation) < 5 / np.sqrt(2000 * clean.size)
+
+
+def test_gaussian_has_its_sigma_and_is_not_clipped():
+    noisy, clean = Gaussian(25).corrupt(np.zeros((3, 200, 200), np.uint8), np.random.default_rng(0), copies=1)
+    assert np.std(noisy[0]) == pytest.approx(25, rel=0.02)
+    assert noisy[0].min() < -50
+    np.testing.assert_array_equal(clean, 0)
+    noisy, clean = Gaussian(0).corrupt(np.full((1, 4, 4), 7, np.uint8), np.random.default_rng(0))
+    np.testing.assert_array_equal(noisy[0], clean)
+
+
+def test_poisson_variance_is_that_of_photons():
+    # mean x, and photons have their mean as variance: var = x / 255 * peak * (255 / peak)^2 = 255 x / peak
+    noisy, _ = Poisson(30).corrupt(np.full((1, 300, 300), 51, np.uint8), np.random.default_rng(0), copies=1)
+    assert noisy[0].mean() == pytest.approx(51, rel=0.01)
+    assert noisy[0].var() == pytest.approx(255 * 51 / 30, rel=0.03)
+    photons = noisy[0] * 30 / 255
+    np.testing.assert_allclose(photons, np.rint(photons), atol=1e-4)
+
+
+def test_pixel_sampling_takes_one_pixel_of_each_block_the_same_for_all_channels():
+    photo = numbered_photo(3, 24, 31)  # 31: a remainder is left out
+    noisy, clean = PixelSampling(6, 6).corrupt(photo, np.random.default_rng(0), copies=2)
+    assert clean.shape == (3, 4, 5)
+    for i, j, pixels in blockwise(photo, 6):
+        np.testing.assert_allclose(clean[:, i, j], pixels.mean(axis=(1, 2)), rtol=1e-6)
+        for image in noisy:
+            assert image[0, i, j] in pixels[0]
+            np.testing.assert_array_equal(image[:, i, j] - image[0, i, j], [0, 0.25, 0.5])
+
+
+def test_pixel_sampling_draws_every_pixel_of_a_block_equally_often():
+    photo = numbered_photo(1, 5, 5)
+    noisy, _ = PixelSampling(5, 5).corrupt(photo, np.random.default_rng(0), copies=25000)
+    counts = np.bincount(np.stack(noisy).astype(int).ravel(), minlength=25)
+    assert counts.sum() == 25000
+    assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000)
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_pixel_sampling_patch_is_a_patch_of_blocks(contiguous):
+    photo = numbered_photo(3, 40, 50)
+    if not contiguous:
+        photo = np.asfortranarray(photo)
+    rng = np.random.default_rng(0)
+    corners = set()
+    for _ in range(200):
+        noisy, clean = PixelSampling(5, 5).patch(photo, 4, rng, clean=True)
+        # the mean of a block of numbered pixels is its middle pixel's number, here of the first block
+        row, column = divmod(round(float(clean[0, 0, 0])), 50)
+        top, left = row - 2, column - 2
+        corners.add((top, left))
+        area = np.asarray(photo)[:, top : top + 20, left : left + 20]
+        assert area.shape == (3, 20, 20)
+        for i, j, pixels in blockwise(area, 5):
+            np.testing.assert_allclose(clean[:, i, j], pixels.mean(axis=(1, 2)), rtol=1e-6)
+            assert noisy[0, i, j] in pixels[0]
+            assert noisy[2, i, j] == noisy[0, i, j] + 0.5
+    assert {top for top, _ in corners} == set(range(21))
+    assert {left for _, left in corners} == set(range(31))
+
+
+def test_two_noisy_patches_are_of_the_same_place():
+    photo = numbered_photo(1, 60, 60) // 60 // 6 * 6  # a value a band of 6 rows
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        noisy, second = PixelSampling(2, 2).patch(photo, 30, rng)
+        np.testing.assert_allclose(noisy, second, atol=6)
+    noisy, second = Gaussian(0).patch(photo, 10, rng)
+    np.testing.assert_array_equal(noisy, second)
+
+
+def test_pixel_sampling_uses_the_blocks_that_fit():
+    rng = np.random.default_rng(0)
+    photo = np.zeros((1, 32, 100), np.uint8)
+    widths = {PixelSampling().corrupt(photo, rng)[1].shape[2] for _ in range(100)}
+    assert widths == {100 // b for b in (5, 6, 7, 8)}
+    small = numbered_photo(1, 6, 6)
+    widths = {PixelSampling().corrupt(small, rng)[1].shape for _ in range(100)}
+    assert widths == {(1, 1, 1)}
+    means = {float(PixelSampling().corrupt(small, rng)[1][0, 0, 0]) for _ in range(100)}
+    assert means == {float(small[0, :b, :b].mean()) for b in (5, 6)}
+
+
+def test_smallest_photo():
+    assert PixelSampling().smallest_photo(32) == 160
+    assert Gaussian(25).smallest_photo(32) == 32
+    photo = np.zeros((3, 160, 160), np.uint8)
+    PixelSampling().patch(photo, 32, np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"the photo \(159 x 160\) must be at least 160 x 160 pixels"):
+        PixelSampling().patch(photo[:, :159], 32, np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"the photo \(8 x 4\) must be at least 5 x 5 pixels"):
+        PixelSampling().corrupt(photo[:, :8, :4], np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("text", "noise"),
+    [
+        ("pixel-sampling", PixelSampling(5, 8)),
+        ("pixel-sampling:3-4", PixelSampling(3, 4)),
+        ("pixel-sampling:6", PixelSampling(6, 6)),
+        ("gaussian:25", Gaussian(25)),
+        (" gaussian:12.345678 ", Gaussian(12.345678)),
+        ("gaussian:0", Gaussian(0)),
+        ("poisson:30", Poisson(30)),
+        ("poisson:1e3", Poisson(1000)),
+    ],
+)
+def test_parse_noise_and_back(text, noise):
+    assert parse_noise(text) == noise
+    assert parse_noise(str(noise)) == noise
+
+
+def test_text_of_a_noise():
+    assert str(Gaussian(25)) == "gaussian:25"
+    assert str(Poisson(np.float32(0.5))) == "poisson:0.5"
+    assert str(PixelSampling()) == "pixel-sampling:5-8"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("salt", "there is no noise named 'salt'"),
+        ("", "there is no noise named ''"),
+        ("gaussian", r"the number \(sigma\) is missing"),
+        ("gaussian:", r"the number \(sigma\) is missing"),
+        ("gaussian:loud", r"sigma \(='loud'\) is not a number"),
+        ("gaussian:-3", r"sigma \(=-3.0\) must be at least 0"),
+        ("gaussian:nan", r"sigma \(=nan\) must be finite"),
+        ("gaussian:inf", r"sigma \(=inf\) must be finite"),
+        ("poisson:0", r"peak \(=0.0\) must be above 0"),
+        ("poisson", r"the number \(peak\) is missing"),
+        ("pixel-sampling:8-5", r"largest \(=5\) must be at least smallest \(=8\)"),
+        ("pixel-sampling:1-5", r"smallest \(=1\) must be at least 2"),
+        ("pixel-sampling:x", r"block sides \(='x'\) must be two whole numbers"),
+        ("pixel-sampling:", r"block sides \(=''\) must be two whole numbers"),
+    ],
+)
+def test_parse_noise_errors_name_the_problem_and_the_choices(text, problem):
+    with pytest.raises(ValueError, match=f"{problem}.*choices: pixel-sampling.*gaussian:SIGMA.*poisson:PEAK"):
+        parse_noise(text)
+
+
+def test_wrong_arguments():
+    rng, photo = np.random.default_rng(0), np.zeros((1, 20, 20), np.uint8)
+    with pytest.raises(ValueError, match=r"sigma \(=-3\) must be at least 0"):
+        Gaussian(-3)
+    with pytest.raises(TypeError, match=r"sigma \(='25'\) must be a number"):
+        Gaussian("25")
+    with pytest.raises(TypeError, match=r"smallest \(=5.5\) must be a whole number"):
+        PixelSampling(5.5)
+    with pytest.raises(ValueError, match=r"photo \(shape \(20, 20\)\) must be \(C, H, W\)"):
+        Gaussian(1).corrupt(photo[0], rng)
+    with pytest.raises(ValueError, match=r"copies \(=0\)"):
+        Gaussian(1).corrupt(photo, rng, copies=0)
+    with pytest.raises(ValueError, match=r"size \(=0\) must be at least 1"):
+        Gaussian(1).patch(photo, 0, rng)
+    with pytest.raises(TypeError, match=r"size \(=2.0\)"):
+        Gaussian(1).patch(photo, 2.0, rng)
+    with pytest.raises(ValueError, match=r"least value \(=-1.0\) must be at least 0"):
+        Poisson(1).corrupt(photo.astype(np.float32) - 1, rng)
