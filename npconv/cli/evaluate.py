@@ -1,0 +1,201 @@
+"""`npconv evaluate`: how near noisy and denoised images are to the clean ones."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data import Pairs, Photos, open_data, parse_noise
+from ..model import Model
+from .files import check_new, image_files
+from .parser import DEFAULT_FOLDER, add_command, as_argument, check_backend, given, positive, whole
+from .pixels import denoised_colours, load_denoiser, network_channels, predict
+from .progress import Bar, show
+from .scenes import FilePhotos, Scene, all_pairs, from_pairs, noisy_files, read_scaled, with_files, with_noise
+from .scores import Score, best_blur, score, summary_rows, write_csv
+from .sources import PATCH_SIZE, validation_pairs
+
+HDF5_ENDINGS = (".h5", ".hdf5")
+SSIM_WINDOW = 11  # pixels: SSIM needs images of at least this size
+BATCH = 250  # patches predicted at a time
+
+DESCRIPTION = """Measure a denoiser: PSNR and SSIM of noisy and of denoised images against clean ones.
+
+The images named are clean: --noise adds noise to them (pixel-sampling: their block means are then the clean
+images), --noisy FOLDER has noisy versions with the same file names. An HDF5 file may hold photographs
+(`images`), or pairs (`input` noisy, `target` clean). PSNR is given by both definitions in use: the mean of
+the images' PSNRs, and the PSNR of the mean squared error pooled over all images."""
+
+EXAMPLE = """examples:
+  npconv evaluate photos/ --noise gaussian:25 --blur
+  npconv evaluate photos/ --noise pixel-sampling --pairs 1000 --model my-run/model.h5"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parsers of `commands`."""
+    parser = add_command(commands, "evaluate", "measure PSNR and SSIM", DESCRIPTION, EXAMPLE, prepare)
+    parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER", help="clean images; or one FILE.h5")
+    default = f"{DEFAULT_FOLDER}/model.h5"
+    parser.add_argument("--model", metavar="FILE", default=default, help=f"written by npconv train ({default})")
+    parser.add_argument(
+        "--noise",
+        type=as_argument(parse_noise),
+        help="noise to add: pixel-sampling, gaussian:SIGMA (8-bit steps) or poisson:PEAK",
+    )
+    parser.add_argument("--noisy", metavar="FOLDER", type=Path, help="noisy versions of the images")
+    parser.add_argument("--seed", type=whole(0), metavar="N", help="of the noise (0)")
+    parser.add_argument(
+        "--pairs",
+        type=whole(1),
+        metavar="N",
+        help="measure on N patches, as training validates, not on whole images",
+    )
+    parser.add_argument("--patch-size", type=whole(SSIM_WINDOW), metavar="PIXELS", help=f"their side ({PATCH_SIZE})")
+    parser.add_argument("--range", type=positive, metavar="WHITE", help="the value that stands for white")
+    parser.add_argument("--blur", action="store_true", help="compare with the best fixed Gaussian blur")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write the figures of every image to this file")
+    parser.add_argument("--overwrite", action="store_true", help="replace the CSV file if it exists")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure on: `count` scenes, each with the model's output; patches get no lines of their own."""
+
+    count: int
+    patches: bool
+    measure: Callable[[], Iterator[tuple[Scene, np.ndarray]]]
+
+
+def prepare(args: argparse.Namespace) -> Callable[[], int]:
+    """Check everything and return the work."""
+    check_backend()
+    if args.csv is not None:
+        _check_csv(args.csv, args.overwrite)
+    data = _open(args.images)
+    _check_options(args, data)
+    model = load_denoiser(args.model)
+    plan = _plan(args, data, model)
+    return lambda: _report(args, plan)
+
+
+def _open(names: list[str]) -> list[Path] | Photos | Pairs:
+    """Image files, or what one HDF5 file holds."""
+    if len(names) == 1 and Path(names[0]).suffix.lower() in HDF5_ENDINGS:
+        return open_data(names[0])
+    return image_files(names)
+
+
+def _check_options(args: argparse.Namespace, data: list[Path] | Photos | Pairs) -> None:
+    """ValueError for options that are missing, or that would have no effect."""
+    if isinstance(data, Pairs):
+        _refuse(args, "a file of pairs", "noise", "noisy", "seed", "pairs", "patch_size", "range")
+        return
+    if isinstance(data, Photos):
+        _refuse(args, "an HDF5 file", "noisy", "range")
+    if (args.noise is None) == (args.noisy is None):
+        raise ValueError("give --noise, such as gaussian:25, or --noisy FOLDER, and not both")
+    if args.noisy is not None:
+        _refuse(args, "--noisy", "seed", "pairs", "patch_size")
+        noisy_files(args.noisy, data if isinstance(data, list) else [])
+    if args.pairs is None:
+        _refuse(args, "whole images (no --pairs)", "patch_size")
+
+
+def _refuse(args: argparse.Namespace, where: str, *names: str) -> None:
+    ignored = given(args, *names)
+    if ignored:
+        raise ValueError(f"{', '.join(ignored)} would have no effect with {where}")
+
+
+def _check_csv(path: Path, overwrite: bool) -> None:
+    check_new(path, overwrite)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(path.parent)!r} for the CSV file")
+
+
+def _plan(args: argparse.Namespace, data: list[Path] | Photos | Pairs, model: Model) -> Plan:
+    if isinstance(data, Pairs):
+        _check_channels(data.image_shape[0], model)
+        return Plan(len(data), True, lambda: _of_pairs(model, *all_pairs(data)))
+    if isinstance(data, Photos):
+        _check_channels(data.channels, model)
+    if args.pairs is not None:
+        return _plan_patches(args, data, model)
+    return Plan(len(data), False, lambda: _of_images(model, _scenes(args, data)))
+
+
+def _plan_patches(args: argparse.Namespace, data: list[Path] | Photos, model: Model) -> Plan:
+    """Patches as training validates on; images of files are converted to the model's channels."""
+    size, seed = args.patch_size or PATCH_SIZE, args.seed or 0
+    photos = data
+    if not isinstance(photos, Photos):
+        photos = FilePhotos(photos, network_channels(model.network) or 3, args.range)
+    pairs = functools.partial(validation_pairs, photos, args.noise, size, args.pairs, seed)
+    return Plan(args.pairs, True, lambda: _of_pairs(model, *pairs()))
+
+
+def _scenes(args: argparse.Namespace, data: list[Path] | Photos) -> Iterator[Scene]:
+    """Whole images; those of files keep their channels, as they do in `npconv denoise`."""
+    if isinstance(data, Photos):
+        return with_noise(zip(data.names, data, strict=True), args.noise, args.seed or 0)
+    named = ((path.name, read_scaled(path, args.range)) for path in data)
+    if args.noisy is None:
+        return with_noise(named, args.noise, args.seed or 0)
+    return with_files(named, noisy_files(args.noisy, data), args.range)
+
+
+def _check_channels(channels: int, model: Model) -> None:
+    wanted = network_channels(model.network)
+    if wanted not in (None, channels):
+        raise ValueError(f"the images have {channels} channel(s), and the model is for {wanted}")
+
+
+def _of_images(model: Model, scenes: Iterable[Scene]) -> Iterator[tuple[Scene, np.ndarray]]:
+    return ((scene, denoised_colours(model, scene.noisy)) for scene in scenes)
+
+
+def _of_pairs(model: Model, inputs: np.ndarray, targets: np.ndarray) -> Iterator[tuple[Scene, np.ndarray]]:
+    for start in range(0, len(inputs), BATCH):
+        part = slice(start, start + BATCH)
+        yield from zip(from_pairs(inputs[part], targets[part], start), predict(model, inputs[part]), strict=True)
+
+
+# ---- the report ----
+def _report(args: argparse.Namespace, plan: Plan) -> int:
+    scores: list[Score] = []
+    if not plan.patches:
+        show(f"{'PSNR noisy':>42}  PSNR denoised  SSIM noisy  SSIM denoised")
+    with Bar("evaluating", plan.count, "image") as bar:
+        for scene, prediction in plan.measure():
+            scores.append(score(scene, prediction, args.blur))
+            if not plan.patches:
+                bar.print(_line(scores[-1]))
+            bar.advance()
+    show(_summary(scores, args.blur))
+    if args.csv is not None:
+        write_csv(args.csv, scores)
+        show(f"written: {args.csv}")
+    return 0
+
+
+def _line(scored: Score) -> str:
+    name, *figures = scored.row()
+    name = name if len(name) <= 30 else "..." + name[-27:]
+    return "{:<30}  {:>7.2f} dB  {:>10.2f} dB  {:>10.4f}  {:>13.4f}".format(name, *figures)
+
+
+def _summary(scores: list[Score], blur: bool) -> str:
+    lines = [f"\n{len(scores)} image{'s' if len(scores) > 1 else ''}{'noisy':>29}   denoised"]
+    for name, figures in summary_rows(scores).items():
+        form = "{:.4f}" if "SSIM" in name else "{:.2f} dB"
+        lines.append(f"{name:<27}  " + "  ".join(f"{form.format(figure):>9}" for figure in figures))
+    if blur:
+        sigma, mean, pooled = best_blur(scores)
+        lines.append(f"the best Gaussian blur, sigma {sigma:g}: {mean:.2f} dB mean of images, {pooled:.2f} dB pooled")
+    return "\n".join(lines)

@@ -1,0 +1,63 @@
+"""What a run shows: progress bars on stderr where that is a terminal, lines on stdout, or nothing."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from types import TracebackType
+from typing import Any
+
+
+class Bar:
+    """A progress bar by tqdm; nothing where stderr is no terminal, tqdm is not installed, or `shown` is
+    false.
+    """
+
+    def __init__(self, label: str, total: int, unit: str, shown: bool = True) -> None:
+        self._bar: Any = None
+        if shown and sys.stderr.isatty():
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                return
+            width, height = shutil.get_terminal_size()  # tqdm alone shows nothing where the size is unknown
+            shape = {"ncols": width - 1, "nrows": height}
+            self._bar = tqdm(desc=label, total=total, unit=unit, leave=False, file=sys.stderr, **shape)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """`count` further; `note` stands at the end of the bar."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(count)
+
+    def print(self, text: str) -> None:
+        """A line on stdout, above the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stdout)
+        else:
+            show(text)
+
+    def close(self) -> None:
+        """Wipe the bar off the screen."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def show(text: str, shown: bool = True) -> None:
+    """A line on stdout at once, also where stdout is a file."""
+    if shown:
+        print(text, flush=True)
+
+
+def facts(rows: dict[str, str]) -> str:
+    """Names and what they are, one a line, in two columns."""
+    width = max(len(name) for name in rows)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())

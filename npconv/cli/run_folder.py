@@ -1,0 +1,96 @@
+"""The folder of a training run, brought up to date after every epoch.
+
+    model.h5        the best epoch so far, by the mean of the validation images' PSNRs
+    history.csv     a line an epoch
+    curves.png      MSE and PSNR per epoch
+    examples.png    input, prediction and target for some validation pairs, by the best epoch
+    options.json    what the run was asked to do
+
+Each file is replaced when the new one is whole, so that a run that is killed leaves its best model behind.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import pictures
+from ..model import Epoch, Model
+from ..whole_file import whole_file
+
+COLUMNS = ("epoch", "loss", "validation_mse", "psnr_mean", "psnr_pooled", "seconds", "lr")
+
+
+class RunFolder:
+    """The output folder of one run; made at once.
+
+    path: the folder; one that holds a model already is a FileExistsError without `overwrite`. options: plain
+    data for options.json. Raises OSError if the folder cannot be written to. `best` is the best epoch
+    recorded, or None.
+    """
+
+    def __init__(self, path: Path, overwrite: bool, options: dict[str, Any]) -> None:
+        self.path, self._options = path, options
+        self.best: Epoch | None = None
+        self._history: list[Epoch] = []
+        if self.model.exists() and not overwrite:
+            raise FileExistsError(
+                f"{str(self.model)!r} exists already: choose another folder with -o, or give --overwrite"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.path):  # writing must not fail when the first epoch is over
+            pass
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.h5"
+
+    def record(
+        self,
+        epoch: Epoch,
+        model: Model,
+        validation: tuple[np.ndarray, np.ndarray],
+        noisy: tuple[float, float],
+    ) -> bool:
+        """Write what belongs to `epoch`, of which `model` has the parameters; whether it is the best so far.
+
+        validation: the pairs; noisy: both PSNRs of their inputs, for the curves.
+        """
+        best = self.best is None or (epoch.psnr or 0) > (self.best.psnr or 0)
+        if best:
+            model.save(self.model)
+            self.best = epoch
+            inputs, targets = (images[: pictures.EXAMPLES] for images in validation)
+            pictures.examples(inputs, model.predict(inputs), targets, self.path / "examples.png")
+        self._history.append(epoch)
+        self._write("options.json", json.dumps(self._options, indent=2) + "\n")
+        self._write("history.csv", history_csv(self._history))
+        pictures.curves(self._history, self.path / "curves.png", noisy)
+        return best
+
+    def kept(self) -> str:
+        """What the folder holds now, in words."""
+        if self.best is None:
+            old = f"; {self.model} is that of an earlier run" if self.model.exists() else ""
+            return f"no epoch had ended, so nothing was saved{old}"
+        return f"{self.model} holds the best epoch, {self.best.epoch} ({self.best.psnr:.2f} dB)"
+
+    def _write(self, name: str, text: str) -> None:
+        with whole_file(self.path / name) as part, open(part, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+
+
+def history_csv(history: list[Epoch]) -> str:
+    """The epochs as CSV text; nothing is rounded but the seconds."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for e in history:
+        writer.writerow((e.epoch, e.loss, e.validation_mse, e.psnr, e.psnr_pooled, f"{e.seconds:.3f}", e.lr))
+    return text.getvalue()

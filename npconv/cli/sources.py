@@ -1,0 +1,211 @@
+"""Where the training pairs and the validation pairs of `npconv train` come from.
+
+    --data nothing          dead leaves, made when training starts; others of them to validate on
+    --data FOLDER|FILE.h5   photographs; some of them are held out to validate on
+    --data FILE.h5          ready-made pairs (`input`, `target`); some of them are held out
+
+`open_source` checks all that can be checked without long work and returns a `Source`, whose `load` does the
+work. Validation pairs are drawn with a fixed seed, the same for every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..data import (
+    ArrayPhotos,
+    FolderPhotos,
+    Noise,
+    Pairs,
+    PatchPairs,
+    Photos,
+    dead_leaves,
+    open_data,
+    parse_noise,
+)
+from ..data.pairs import StoredPairs
+from .files import shortest_side
+from .parser import given
+from .progress import Bar
+
+NOISE, TARGET, PATCH_SIZE, PATCHES = "pixel-sampling", "noisy", 32, 20000  # defaults
+VALIDATION_SEED = 0
+HELD_OUT = 0.1  # the share of photographs, or of ready-made pairs, to validate on
+VALIDATION_PAIRS = 1000
+
+LEAVES, LEAVES_TO_VALIDATE = 240, 40  # images; together they take about six seconds on one core
+LEAVES_SIDE = 320  # pixels: room for patches of 32 at the largest block of pixel sampling, 8, in many places
+LEAVES_AT_A_TIME = 20
+
+Images = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass
+class Source:
+    """Data that has been checked: `load` gives the pairs to train on, and (input, target) to validate on."""
+
+    image_shape: tuple[int, int, int]
+    count: int  # pairs an epoch
+    facts: dict[str, str]
+    load: Callable[[], tuple[Pairs, Images]]
+
+
+def open_source(args: argparse.Namespace) -> Source:
+    """The data that the options name; options that were not given (None) are filled in.
+
+    Raises FileNotFoundError, ValueError and TypeError for what is missing, unreadable, too small or
+    contradictory.
+    """
+    data = None if args.data is None else open_data(args.data, args.image_channels)
+    if isinstance(data, Pairs):
+        ignored = given(args, "noise", "target", "patch_size", "patches")
+        if ignored:
+            raise ValueError(f"{args.data} holds ready-made pairs: {', '.join(ignored)} would have no effect")
+        return _from_pairs(args, data)
+    _fill_in(args)
+    return _from_leaves(args) if data is None else _from_photos(args, data)
+
+
+def _fill_in(args: argparse.Namespace) -> None:
+    defaults = {"noise": parse_noise(NOISE), "target": TARGET, "patch_size": PATCH_SIZE, "patches": PATCHES}
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
+
+# ---- photographs ----
+def _from_photos(args: argparse.Namespace, photos: Photos) -> Source:
+    check_sizes(photos, args.data, args.noise, args.patch_size)
+    if args.validation is None:
+        if len(photos) < 2:
+            raise ValueError(f"{args.data} has one photo only: give others to validate on with --validation")
+        photos, others = photos.split(HELD_OUT, np.random.default_rng(VALIDATION_SEED))
+        where = f"{_images(len(others))} of {args.data}, held out"
+        validate = _drawn(args, others)
+    else:
+        validate, where = _given_validation(args, photos.channels)
+    pairs = PatchPairs(photos, args.noise, args.patches, args.patch_size, args.target)
+    return Source(
+        pairs.image_shape,
+        len(pairs),
+        {"data": f"{_images(len(photos))} of {args.data}", "noise": _describe(args), "validation": where},
+        lambda: (pairs, validate()),
+    )
+
+
+def _from_leaves(args: argparse.Namespace) -> Source:
+    channels = args.image_channels or 3
+    side = max(LEAVES_SIDE, args.noise.smallest_photo(args.patch_size) * 3 // 2)
+    # Larger images, fewer of them: the time to make them stays the same.
+    fewer = (LEAVES_SIDE / side) ** 2
+    count, others = (max(8, round(number * fewer)) for number in (LEAVES, LEAVES_TO_VALIDATE))
+    where = f"{others} dead leaves images more, the same in every run"
+    validate = _drawn_from_leaves(args, others, side, channels)
+    if args.validation is not None:
+        validate, where = _given_validation(args, channels)
+
+    def load() -> tuple[Pairs, Images]:
+        photos = _made("dead leaves", count, side, channels, args.seed, not args.quiet)
+        return PatchPairs(photos, args.noise, args.patches, args.patch_size, args.target), validate()
+
+    facts = {"data": f"{count} dead leaves images", "noise": _describe(args), "validation": where}
+    return Source((channels, args.patch_size, args.patch_size), args.patches, facts, load)
+
+
+def _drawn_from_leaves(args: argparse.Namespace, count: int, side: int, channels: int) -> Callable[[], Images]:
+    def load() -> Images:
+        return _drawn(args, _made("dead leaves to validate on", count, side, channels, None, not args.quiet))()
+
+    return load
+
+
+def _made(label: str, count: int, side: int, channels: int, seed: int | None, shown: bool) -> Photos:
+    """Dead leaves images; `seed` None is the stream of the validation images, which is nobody's --seed."""
+    rng = np.random.default_rng([VALIDATION_SEED, 1] if seed is None else seed)
+    parts = []
+    with Bar(label, count, "image", shown) as bar:
+        for start in range(0, count, LEAVES_AT_A_TIME):
+            parts.append(dead_leaves(min(LEAVES_AT_A_TIME, count - start), side, side, rng, channels))
+            bar.advance(len(parts[-1]))
+    return ArrayPhotos(np.concatenate(parts))
+
+
+# ---- ready-made pairs ----
+def _from_pairs(args: argparse.Namespace, pairs: Pairs) -> Source:
+    if not isinstance(pairs, StoredPairs):  # open_data gives no others; said so for the type checker
+        raise TypeError(f"{args.data} must hold stored pairs")
+    total = len(pairs)
+    if args.validation is None:
+        share = min(HELD_OUT, args.validation_pairs / total)
+        pairs, others = pairs.split(share, np.random.default_rng(VALIDATION_SEED))
+        where = f"{len(others):,} of the pairs, held out; against their targets as they are, noisy or clean"
+        validate = _taken(args, others)
+    else:
+        validate, where = _given_validation(args, pairs.image_shape[0], photos_allowed=False)
+    chosen = pairs
+    facts = {
+        "data": f"{len(chosen):,} pairs of {args.data}, input and target as they are",
+        "validation": where,
+    }
+    return Source(pairs.image_shape, len(pairs), facts, lambda: (chosen, validate()))
+
+
+# ---- validation ----
+def _given_validation(
+    args: argparse.Namespace, channels: int, photos_allowed: bool = True
+) -> tuple[Callable[[], Images], str]:
+    """Validation pairs from --validation, and what they are in words."""
+    data = open_data(args.validation, channels)
+    if isinstance(data, StoredPairs):
+        return _taken(args, data), f"pairs of {args.validation}, input against target"
+    if not isinstance(data, Photos) or not photos_allowed:
+        raise ValueError(f"{args.validation} must hold pairs ('input' and 'target'), as {args.data} does")
+    check_sizes(data, args.validation, args.noise, args.patch_size)
+    return _drawn(args, data), f"{_images(len(data))} of {args.validation}"
+
+
+def _drawn(args: argparse.Namespace, photos: Photos) -> Callable[[], Images]:
+    return lambda: validation_pairs(photos, args.noise, args.patch_size, args.validation_pairs, VALIDATION_SEED)
+
+
+def _taken(args: argparse.Namespace, pairs: StoredPairs) -> Callable[[], Images]:
+    count = min(args.validation_pairs, len(pairs))
+    return lambda: pairs.take(count, np.random.default_rng(VALIDATION_SEED))
+
+
+def validation_pairs(photos: Photos, noise: Noise, patch_size: int, count: int, seed: int) -> Images:
+    """The same `count` pairs at every call, noisy and clean: (count, C, patch_size, patch_size) each."""
+    pairs = PatchPairs(photos, noise, count, patch_size, target="clean", augment=False)
+    return pairs.take(count, np.random.default_rng(seed))
+
+
+def check_sizes(photos: Photos, where: str, noise: Noise, patch_size: int) -> None:
+    """ValueError that names the photographs of a folder that are too small for the patches, or unreadable.
+
+    Only the files' headers are read. Other photographs know their sizes, and `PatchPairs` checks them.
+    """
+    if not isinstance(photos, FolderPhotos):
+        PatchPairs(photos, noise, 1, patch_size)
+        return
+    smallest = noise.smallest_photo(patch_size)
+    small = [name for name in photos.names if shortest_side(Path(where) / name) < smallest]
+    if small:
+        more = f" and {len(small) - 1} more" if len(small) > 1 else ""
+        raise ValueError(
+            f"{small[0]!r}{more} of {where} must be at least {smallest} x {smallest} pixels for patches of "
+            f"{patch_size} with {noise} noise: take these photos away, or choose a smaller --patch-size"
+        )
+
+
+def _describe(args: argparse.Namespace) -> str:
+    size = f"{args.patch_size} x {args.patch_size}"
+    return f"{args.noise}; {args.patches:,} patches of {size} an epoch, {args.target} targets"
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'' if count == 1 else 's'}"
