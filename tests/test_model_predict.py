@@ -1,0 +1,140 @@
+"""Model.predict: any size, any type, one image or many, and nothing changed by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import npconv as nc
+from npconv import networks
+from npconv.backends import backend
+from npconv.backends.cpu.workers import WorkerPool
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Sets the number of worker threads."""
+
+    def set_to(count: int) -> None:
+        monkeypatch.setattr(backend(), "_pool", WorkerPool(count))
+
+    set_to(1)
+    yield set_to
+
+
+def small(seed: int = 3, **options: Any) -> nc.Sequential:
+    nc.manual_seed(seed)
+    return networks.strided(channels=4, **options)
+
+
+def photos(count: int = 8, size: int = 8, seed: int = 0, channels: int = 3) -> np.ndarray:
+    """Images of one colour each, 0..255: easy to learn, and different from each other."""
+    colours = np.random.default_rng(seed).uniform(40, 215, (count, channels, 1, 1))
+    return np.broadcast_to(colours, (count, channels, size, size)).astype("float32")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (8, 8), (13, 4), (512, 512)])
+def test_any_size_comes_back_in_0_to_255(size: tuple[int, int]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, *size), dtype="uint8")
+    output = nc.Model(small()).predict(images)
+    assert output.shape == images.shape and output.dtype == np.float32
+    assert output.min() >= 0 and output.max() <= 255
+    assert np.isfinite(output).all()
+
+
+def test_values_beyond_the_range_are_clipped() -> None:
+    network = nc.Sequential(nc.Conv2d(1, 1, 1))
+    network[0].weight = np.full((1, 1, 1, 1), 3, "float32")
+    network[0].bias = np.full(1, -1, "float32")
+    image = np.array([[[0, 50, 100, 250]]], "uint8")
+    expected = np.clip(3 * image.astype(float) - 255, 0, 255)
+    np.testing.assert_allclose(nc.Model(network).predict(image), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "result"),
+    [
+        ("uint8", "float32"),
+        ("float32", "float32"),
+        ("float64", "float64"),
+        ("int32", "float32"),
+        ("float16", "float32"),
+    ],
+)
+def test_dtypes(dtype: str, result: str) -> None:
+    image = np.random.default_rng(0).integers(2, 256, (3, 8, 8)).astype(dtype)
+    model = nc.Model(small())
+    output = model.predict(image)
+    assert output.dtype == result and output.shape == (3, 8, 8)
+    np.testing.assert_allclose(output, model.predict(image.astype("float32")), rtol=1e-6)
+
+
+def test_a_float64_network_predicts_in_float64() -> None:
+    network, image = small(dtype="float64"), photos(1, 8)[0].astype("float64")
+    expected = np.clip(network(image / 255) * 255, 0, 255)
+    np.testing.assert_allclose(nc.Model(network).predict(image), expected, rtol=1e-12)
+
+
+def test_lists_and_unbatched_images() -> None:
+    model, image = nc.Model(small()), photos(1, 4)[0]
+    np.testing.assert_allclose(model.predict(image.tolist()), model.predict(image), rtol=1e-6)
+    np.testing.assert_allclose(model.predict(image), model.predict(image[None])[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_images_of_a_batch_do_not_see_each_other(workers: Callable[[int], None], count: int) -> None:
+    workers(count)
+    network = nc.Sequential(nc.Conv2d(3, 4, 3, padding=1), nc.BatchNorm2d(4), nc.ReLU(), nc.Conv2d(4, 3, 1))
+    model = nc.Model(network)
+    images = np.random.default_rng(0).uniform(0, 255, (5, 3, 9, 9)).astype("float32")
+    each = np.stack([model.predict(image) for image in images])
+    np.testing.assert_allclose(model.predict(images), each, rtol=0, atol=1e-4)
+
+
+def test_a_large_batch_is_split_into_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = nc.Model(small()), photos(9, 8)
+    whole = model.predict(images)
+    monkeypatch.setattr("npconv.model.PREDICT_PIXELS", 130)  # two images at a time
+    np.testing.assert_allclose(model.predict(images), whole, atol=1e-4)
+
+
+def test_an_empty_batch_gives_an_empty_batch() -> None:
+    assert nc.Model(small()).predict(np.zeros((0, 3, 8, 8))).shape == (0, 3, 8, 8)
+
+
+def test_predict_leaves_modes_buffers_and_gradients_alone() -> None:
+    network = nc.Sequential(nc.Conv2d(3, 4, 3, padding=1), nc.BatchNorm2d(4), nc.Dropout(), nc.Conv2d(4, 3, 1))
+    network.train()
+    network[2].eval()
+    y = network(photos(2) / 255)
+    network.backward(np.ones_like(y))
+    before, grads = network.state_dict(), [grad.copy() for _, grad in network.param()]
+    output = nc.Model(network).predict(photos(2))
+    assert np.array_equal(output, nc.Model(network).predict(photos(2)))  # no Dropout: evaluation mode
+    assert [module.training for module in network] == [True, True, False, True] and network.training
+    assert all(np.array_equal(before[name], value) for name, value in network.state_dict().items())
+    assert all(np.array_equal(a, b) for a, (_, b) in zip(grads, network.param(), strict=True))
+
+
+@pytest.mark.parametrize("upsampling", ["nearest", "transposed"])
+def test_odd_sizes_are_mirrored_at_the_right_and_the_bottom_and_cropped(upsampling: str) -> None:
+    network = small(upsampling=upsampling)
+    image = np.random.default_rng(0).uniform(0, 255, (3, 5, 7)).astype("float32")
+    rows, columns = [0, 1, 2, 3, 4, 4, 3, 2], [0, 1, 2, 3, 4, 5, 6, 6]  # to multiples of 4
+    padded = image[:, rows][:, :, columns]
+    expected = network(padded / 255)[:, :5, :7] * 255
+    np.testing.assert_allclose(nc.Model(network).predict(image), expected, atol=1e-3)
+
+
+def test_a_network_that_enlarges_gives_enlarged_images() -> None:
+    network = nc.Sequential(nc.Conv2d(3, 12, 3, stride=2, padding=1), nc.Upsampling(12, 3, 4, stride=4, padding=0))
+    assert network.scale == (2, 2) and network.size_multiple == (2, 2)
+    assert nc.Model(network).predict(photos(1, 5)).shape == (1, 3, 10, 10)
+
+
+def test_images_of_0_to_1_are_warned_about() -> None:
+    with pytest.warns(UserWarning, match=r"largest value of the images is 0\.8.*0\.\.255"):
+        nc.Model(small()).predict(np.full((3, 8, 8), 0.8))
