@@ -79,8 +79,12 @@ class Optimizer(ABC):
             group["lr"] = value
 
     def arguments(self) -> dict[str, Any]:
-        """The options of the first group: constructor arguments, besides the parameters."""
-        options = {key: value for key, value in self.groups[0].items() if key not in ("params", "initial_lr")}
+        """The options of the first group: constructor arguments, besides the parameters.
+
+        The learning rate is that before any schedule: one who trains on from a file begins with it again.
+        """
+        group = {**self.groups[0], "lr": self.groups[0].get("initial_lr", self.groups[0]["lr"])}
+        options = {key: value for key, value in group.items() if key not in ("params", "initial_lr")}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
 
     def __repr__(self) -> str:

@@ -193,3 +193,11 @@ def test_an_optimizer_of_ones_own() -> None:
     Sign(network.parameters(), 0.5).step()
     for old, (new, grad) in zip(before, network.param(), strict=True):
         np.testing.assert_allclose(new, old - 0.5 * np.sign(grad), rtol=1e-6)
+
+
+def test_arguments_give_the_learning_rate_before_any_schedule():
+    optimizer = nc.SGD(net().parameters(), lr=0.5)
+    schedule = nc.StepLR(optimizer, 1, gamma=0.1)
+    schedule.step()
+    assert optimizer.lr == pytest.approx(0.05)
+    assert optimizer.arguments()["lr"] == 0.5

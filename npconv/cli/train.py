@@ -23,6 +23,7 @@ from .recipe import (
     ADAM_LR,
     NETWORKS,
     OPTIMIZERS,
+    SCHEDULE,
     SCHEDULES,
     describe_network,
     describe_training,
@@ -117,8 +118,10 @@ def _add_training(group: Any) -> None:
     group.add_argument(
         "--schedule",
         choices=SCHEDULES,
-        default="none",
-        help="of the learning rate over the whole run; step: a tenth after each third (none)",
+        default=SCHEDULE,
+        help="of the learning rate over the whole run: one-cycle rises to lr over the first 30 percent of the steps "
+        "and falls to nothing, cosine falls from lr to nothing, step divides by ten after each third "
+        f"({SCHEDULE})",
     )
     group.add_argument("--seed", type=whole(0), default=0, metavar="N", help="the same seed, the same run (0)")
 
