@@ -1,0 +1,55 @@
+"""What all tests share: the folder of helpers, one profile for hypothesis, single-threaded PyTorch, and fixtures."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+
+import npconv as nc
+
+# Test files are not a package (pytest's importlib mode): helpers that several need are modules in this folder.
+sys.path.insert(0, str(Path(__file__).parent / "reference"))
+
+# The same examples in every run: a failure seen once is seen again.
+hypothesis.settings.register_profile("npconv", deadline=None, max_examples=100, derandomize=True, database=None)
+hypothesis.settings.load_profile("npconv")
+
+with contextlib.suppress(ImportError):
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(params=["auto", "im2col"])
+def algorithm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test with the fast convolutions and with the reference, as NPCONV_CONV would choose them."""
+    monkeypatch.setattr(nc.backend(), "algorithm", request.param)
+    return str(request.param)
+
+
+@pytest.fixture
+def set_workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Changes the number of workers that share a batch, as NPCONV_THREADS would."""
+
+    def change(count: int) -> None:
+        monkeypatch.setattr(nc.backend()._pool, "size", count)
+
+    return change
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """Initial weights and dropout masks repeat, whichever tests ran before."""
+    nc.manual_seed(0)
+    yield
