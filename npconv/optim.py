@@ -272,6 +272,23 @@ class CosineAnnealingLR(Schedule):
         return self.eta_min + (initial - self.eta_min) * (1 + math.cos(math.pi * step / self.T_max)) / 2
 
 
+class CooldownLR(Schedule):
+    """initial, until the last `share` of total_steps; then down to zero in a straight line.
+
+    Also called trapezoidal or warmup-stable-decay, here without the warmup: Zhai, Kolesnikov, Houlsby and Beyer,
+    "Scaling vision transformers" (2022), section 3.5. Raises ValueError if share is not in [0, 1].
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, share: float = 0.3) -> None:
+        self.total_steps = checks.integer(total_steps, "total_steps", 1)
+        self.share = checks.probability(share, "share")
+        super().__init__(optimizer)
+
+    def rate(self, initial: float, step: int) -> float:
+        left = max(0, self.total_steps - step) / self.total_steps
+        return initial if left >= self.share else initial * left / self.share
+
+
 class OneCycleLR(Schedule):
     """Up from max_lr / div_factor to max_lr over pct_start of all steps, then down to the first / final_div_factor.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .. import networks
 from ..model import Model
 from ..module import Module
-from ..optim import SGD, Adam, CosineAnnealingLR, OneCycleLR, Optimizer, Schedule, StepLR
+from ..optim import SGD, Adam, CooldownLR, CosineAnnealingLR, OneCycleLR, Optimizer, Schedule, StepLR
 from ..random import manual_seed
 
 
@@ -30,7 +30,7 @@ NETWORKS = {
 }
 ADAM_LR = 1e-3
 OPTIMIZERS = ("sgd", "adam")
-SCHEDULES = ("none", "step", "cosine", "one-cycle")
+SCHEDULES = ("none", "step", "cosine", "cooldown", "one-cycle")
 # A rate that ends low is worth a dB after two minutes, and half a dB's jumps from epoch to epoch.
 SCHEDULE = "one-cycle"
 
@@ -76,6 +76,8 @@ def make_schedule(name: str, optimizer: Optimizer | None, steps: int) -> Schedul
         return StepLR(optimizer, max(1, -(-steps // 3)))
     if name == "cosine":
         return CosineAnnealingLR(optimizer, steps)
+    if name == "cooldown":
+        return CooldownLR(optimizer, steps)
     if name == "one-cycle":
         # Momentum stays what the options say: cycling it would overrule them.
         return OneCycleLR(optimizer, optimizer.lr, steps, cycle_momentum=False)
