@@ -208,7 +208,7 @@ MODELS = [
     ("optimizer", lambda: nc.Model(net(), None, nc.Adam), TypeError,
      r"optimizer \(=<class.*must be a Optimizer, or None"),
     ("other optimizer", lambda: nc.Model(net(), None, nc.SGD(params())), ValueError,
-     r"parameters of the network only"),
+     r"network's parameters only"),
     ("train shapes", trained(x8, noisy(4, 3, 8, 9)), ValueError,
      r"\(4, 3, 8, 8\) and targets \(4, 3, 8, 9\) must be equal"),
     ("train counts", trained(x8, x8[:3]), ValueError,
