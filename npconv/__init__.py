@@ -36,7 +36,7 @@ from .layers import (
 from .losses import L1, MSE, Loss
 from .model import Model
 from .module import BackwardError, Layer, Module, Parameter, is_grad_enabled, no_grad
-from .optim import SGD, Adam, CooldownLR, CosineAnnealingLR, OneCycleLR, Optimizer, StepLR
+from .optim import SGD, Adam, CosineAnnealingLR, OneCycleLR, Optimizer, StepLR, TrapezoidLR
 from .random import manual_seed
 from .summary import summary
 from .testing import check_gradients, check_module
@@ -60,7 +60,6 @@ __all__ = [
     "BatchNorm2d",
     "Concat",
     "Conv2d",
-    "CooldownLR",
     "ConvTranspose2d",
     "CosineAnnealingLR",
     "Dropout",
@@ -89,6 +88,7 @@ __all__ = [
     "Tanh",
     "TrainingCollapsed",
     "TransposeConv2d",
+    "TrapezoidLR",
     "Upsampling",
     "UpsamplingNearest2d",
     "WeightsFileError",

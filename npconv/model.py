@@ -241,8 +241,7 @@ class Model:
     def as_network_input(self, images: Any) -> Array:
         """Images of 0..255 as the network sees them: its dtype, [0, 1], in the backend's memory order."""
         dtype = next((p.dtype for p in self.network.parameters()), np.dtype("float32"))
-        x = backend().images(backend().asarray(images), dtype)
-        return x * (1 / 255) if x.dtype == dtype else x
+        return backend().images(backend().asarray(images), dtype) * (1 / 255)
 
     # ---- files ----
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -272,21 +272,27 @@ class CosineAnnealingLR(Schedule):
         return self.eta_min + (initial - self.eta_min) * (1 + math.cos(math.pi * step / self.T_max)) / 2
 
 
-class CooldownLR(Schedule):
-    """initial, until the last `share` of total_steps; then down to zero in a straight line.
+class TrapezoidLR(Schedule):
+    """Up to the initial rate over `warmup` of total_steps, constant, then down to zero over the last `cooldown`.
 
-    Also called trapezoidal or warmup-stable-decay, here without the warmup: Zhai, Kolesnikov, Houlsby and Beyer,
-    "Scaling vision transformers" (2022), section 3.5. Raises ValueError if share is not in [0, 1].
+    Both slopes are straight. The warmup keeps the first large steps from leaving units dead for good; the cooldown
+    settles what a large rate keeps moving. Zhai, Kolesnikov, Houlsby and Beyer, "Scaling vision transformers"
+    (2022), section 3.5. Raises ValueError if the two shares are not in [0, 1], or are more than 1 together.
     """
 
-    def __init__(self, optimizer: Optimizer, total_steps: int, share: float = 0.3) -> None:
+    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float = 0.05, cooldown: float = 0.3) -> None:
         self.total_steps = checks.integer(total_steps, "total_steps", 1)
-        self.share = checks.probability(share, "share")
+        self.warmup = checks.probability(warmup, "warmup")
+        self.cooldown = checks.probability(cooldown, "cooldown")
+        if self.warmup + self.cooldown > 1:
+            raise ValueError(f"warmup (={warmup}) and cooldown (={cooldown}) must be at most 1 together")
         super().__init__(optimizer)
 
     def rate(self, initial: float, step: int) -> float:
-        left = max(0, self.total_steps - step) / self.total_steps
-        return initial if left >= self.share else initial * left / self.share
+        rise = (step + 1) / (self.warmup * self.total_steps + 1)  # never 0: a first step that does nothing is lost
+        left = max(0, self.total_steps - step)
+        fall = left / (self.cooldown * self.total_steps) if self.cooldown else 1.0
+        return initial * min(1.0, rise, fall)
 
 
 class OneCycleLR(Schedule):

@@ -201,3 +201,29 @@ def test_arguments_give_the_learning_rate_before_any_schedule():
     schedule.step()
     assert optimizer.lr == pytest.approx(0.05)
     assert optimizer.arguments()["lr"] == 0.5
+
+
+def test_trapezoid_rises_stays_and_falls():
+    optimizer = nc.SGD(net().parameters(), lr=2.0)
+    schedule = nc.TrapezoidLR(optimizer, 10, warmup=0.3, cooldown=0.4)
+    rates = [schedule.lr]
+    for _ in range(10):
+        schedule.step()
+        rates.append(schedule.lr)
+    assert rates == pytest.approx([0.5, 1.0, 1.5, 2, 2, 2, 2, 1.5, 1.0, 0.5, 0.0])
+    schedule.step()
+    assert schedule.lr == 0
+
+
+def test_trapezoid_without_slopes_is_constant():
+    optimizer = nc.SGD(net().parameters(), lr=2.0)
+    schedule = nc.TrapezoidLR(optimizer, 3, warmup=0, cooldown=0)
+    for _ in range(3):
+        assert schedule.lr == 2
+        schedule.step()
+
+
+def test_trapezoid_shares_must_fit():
+    optimizer = nc.SGD(net().parameters(), lr=2.0)
+    with pytest.raises(ValueError, match=r"warmup \(=0.6\) and cooldown \(=0.5\) must be at most 1 together"):
+        nc.TrapezoidLR(optimizer, 3, warmup=0.6, cooldown=0.5)

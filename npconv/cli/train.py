@@ -119,9 +119,9 @@ def _add_training(group: Any) -> None:
         "--schedule",
         choices=SCHEDULES,
         default=SCHEDULE,
-        help="of the learning rate over the whole run: one-cycle rises to lr over the first 30 percent of the steps "
-        "and falls to nothing, cosine falls from lr to nothing, step divides by ten after each third "
-        f"({SCHEDULE})",
+        help="of the learning rate over the whole run: trapezoid rises to lr over 5 percent of the steps and falls "
+        "to nothing over the last 30; one-cycle rises over 30 percent, then falls; cosine falls; step divides by ten "
+        f"after each third ({SCHEDULE})",
     )
     group.add_argument("--seed", type=whole(0), default=0, metavar="N", help="the same seed, the same run (0)")
 

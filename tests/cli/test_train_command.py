@@ -77,7 +77,7 @@ def test_a_run_writes_its_folder(train, tmp_path, capsys):
     assert list(history[0]) == COLUMNS
     assert [row["epoch"] for row in history] == ["1", "2"]
     assert all(float(row["seconds"]) > 0 for row in history)
-    assert float(history[0]["lr"]) == pytest.approx(0.5 / 25)  # one-cycle begins at a 25th of lr
+    assert float(history[0]["lr"]) == pytest.approx(0.5 / 1.2)  # trapezoid over 4 steps: a warmup of 0.2 steps
     for row in history:  # the pooled PSNR is a function of the MSE; see npconv.metrics
         pooled = -10 * np.log10(float(row["validation_mse"]) + 1e-8)
         assert float(row["psnr_pooled"]) == pytest.approx(pooled, abs=1e-4)
@@ -154,7 +154,7 @@ def test_schedules():
     network = npconv.networks.strided(2)
     parameters = list(network.parameters())
     rates = {}
-    for name in ("step", "cosine", "one-cycle"):
+    for name in ("step", "cosine", "trapezoid", "one-cycle"):
         schedule = make_schedule(name, optim.SGD(parameters, lr=1.0, momentum=0.5), 9)
         rates[name] = [schedule.lr]
         for _ in range(9):
@@ -163,6 +163,7 @@ def test_schedules():
         assert schedule.optimizer.groups[0]["momentum"] == 0.5
     assert rates["step"] == pytest.approx([1] * 3 + [0.1] * 3 + [0.01] * 3 + [0.001])
     assert rates["cosine"][-1] == pytest.approx(0) and rates["cosine"] == sorted(rates["cosine"], reverse=True)
+    assert rates["trapezoid"] == pytest.approx([1 / 1.45, *[1] * 6, 2 / 2.7, 1 / 2.7, 0])
     assert max(rates["one-cycle"]) > 0.9 and rates["one-cycle"][0] == pytest.approx(1 / 25)
     assert make_schedule("none", optim.SGD(parameters, lr=1.0), 9) is None
 
