@@ -36,8 +36,9 @@ from .layers import (
 from .losses import L1, MSE, Loss
 from .model import Model
 from .module import BackwardError, Layer, Module, Parameter, is_grad_enabled, no_grad
-from .optim import SGD, Adam, CosineAnnealingLR, OneCycleLR, Optimizer, StepLR, TrapezoidLR
+from .optim import SGD, Adam, Optimizer
 from .random import manual_seed
+from .schedules import CosineAnnealingLR, OneCycleLR, StepLR, TrapezoidLR
 from .summary import summary
 from .testing import check_gradients, check_module
 from .training import TrainingCollapsed

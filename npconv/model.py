@@ -19,8 +19,9 @@ from .data.pairs import ArrayPairs, Pairs, StoredPairs
 from .losses import L1, MSE, Loss
 from .metrics import psnr
 from .module import Module, no_grad
-from .optim import SGD, Optimizer, Schedule
+from .optim import SGD, Optimizer
 from .random import generator_or_default
+from .schedules import Schedule
 from .training import CollapseWatch, Crew, TrainingCollapsed, share_sizes
 from .weights import WeightsFileError, load, load_into, read_training, save
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import npconv as nc
-from npconv import optim
 from npconv.backends import ConvGeometry
 from npconv.data import ArrayPairs
+from npconv.schedules import Schedule
 
 
 def images(*shape: int, dtype: str = "float32") -> np.ndarray:
@@ -37,7 +37,7 @@ def noisy(*shape: int) -> np.ndarray:
     return images(*shape) * 255
 
 
-def steps(schedule: optim.Schedule, count: int) -> None:
+def steps(schedule: Schedule, count: int) -> None:
     for _ in range(count):
         schedule.step()
 
@@ -181,7 +181,7 @@ OPTIMIZERS = [
     ("group lr", lambda: nc.Adam([{"params": params(), "lr": -1}]), ValueError,
      r"lr \(=-1\) must be at least 0"),
     ("group empty", lambda: nc.SGD([{"params": []}]), ValueError, r"the optimizer got no parameters"),
-    ("schedule without", lambda: optim.StepLR(0.1, 5), TypeError,
+    ("schedule without", lambda: nc.StepLR(0.1, 5), TypeError,
      r"optimizer \(=0\.1\) must be an Optimizer"),
     ("step size", lambda: nc.StepLR(nc.SGD(params()), 0), ValueError, r"step_size \(=0\) must be at least 1"),
     ("gamma", lambda: nc.StepLR(nc.SGD(params()), 2, gamma=-1), ValueError,

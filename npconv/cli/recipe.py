@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from .. import networks
 from ..model import Model
 from ..module import Module
-from ..optim import SGD, Adam, CosineAnnealingLR, OneCycleLR, Optimizer, Schedule, StepLR, TrapezoidLR
+from ..optim import SGD, Adam, Optimizer
 from ..random import manual_seed
+from ..schedules import CosineAnnealingLR, OneCycleLR, Schedule, StepLR, TrapezoidLR
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..backends import backend
 from ..data import Pairs, parse_noise
 from ..metrics import psnr
 from ..model import Epoch, Model
-from ..optim import Schedule
+from ..schedules import Schedule
 from ..training import TrainingCollapsed
 from .parser import DEFAULT_FOLDER, add_command, as_argument, check_backend, whole
 from .progress import Bar, facts, show
