@@ -76,10 +76,10 @@ class Container(Module):
             if key not in self._modules:
                 raise KeyError(f"{key!r} is not one of {names}")
             return key
-        key = integer(key, "index", -sys.maxsize)
-        if not -len(names) <= key < len(names):
-            raise IndexError(f"index {key} is out of range for {len(names)} modules")
-        return names[key]
+        index: int = integer(key, "index", -sys.maxsize)
+        if not -len(names) <= index < len(names):
+            raise IndexError(f"index {index} is out of range for {len(names)} modules")
+        return names[index]
 
     def __setitem__(self, key: int | str, module: Module) -> None:
         self._insert(self._name(key), module)
