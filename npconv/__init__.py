@@ -8,7 +8,7 @@ NPCONV_BACKEND=cupy computes on the GPU; see `npconv.backends`.
 
 from __future__ import annotations
 
-from . import init, losses, metrics, networks, optim
+from . import data, init, losses, metrics, networks, optim
 from ._version import __version__
 from .backends import asarray, backend, backend_reason, to_numpy, use_backend
 from .containers import Concat, Identity, Sequential, Sum
@@ -34,15 +34,15 @@ from .layers import (
     UpsamplingNearest2d,
 )
 from .losses import L1, MSE, Loss
-from .model import Model
+from .model import Epoch, Model
 from .module import BackwardError, Layer, Module, Parameter, is_grad_enabled, no_grad
 from .optim import SGD, Adam, Optimizer
 from .random import manual_seed
-from .schedules import CosineAnnealingLR, OneCycleLR, StepLR, TrapezoidLR
+from .schedules import CosineAnnealingLR, OneCycleLR, Schedule, StepLR, TrapezoidLR
 from .summary import summary
 from .testing import check_gradients, check_module
 from .training import TrainingCollapsed
-from .weights import WeightsFileError, load, save
+from .weights import WeightsFileError, load, load_into, save
 
 # The reports' names, and PyTorch's longer ones.
 TransposeConv2d = ConvTranspose2d
@@ -64,6 +64,7 @@ __all__ = [
     "ConvTranspose2d",
     "CosineAnnealingLR",
     "Dropout",
+    "Epoch",
     "Flatten",
     "Identity",
     "L1Loss",
@@ -82,6 +83,7 @@ __all__ = [
     "PixelShuffle",
     "PixelUnshuffle",
     "ReLU",
+    "Schedule",
     "Sequential",
     "Sigmoid",
     "StepLR",
@@ -100,11 +102,13 @@ __all__ = [
     "check_gradients",
     "check_module",
     "col2im",
+    "data",
     "draw",
     "im2col",
     "init",
     "is_grad_enabled",
     "load",
+    "load_into",
     "losses",
     "manual_seed",
     "metrics",

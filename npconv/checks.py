@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from .backends import backend
 from .backends.base import Array
 from .backends.geometry import integer, pair
 
-__all__ = ["array", "integer", "number", "pair", "probability"]
+__all__ = ["array", "flag", "integer", "number", "pair", "probability"]
 
 
 def number(value: Any, name: str, minimum: float = -math.inf, *, above: float | None = None) -> float:
@@ -24,6 +26,13 @@ def number(value: Any, name: str, minimum: float = -math.inf, *, above: float | 
     if result < minimum:
         raise ValueError(f"{name} (={value!r}) must be at least {minimum:g}")
     return result
+
+
+def flag(value: Any, name: str) -> bool:
+    """`value` as a bool; TypeError for anything but True and False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} (={value!r}) must be True or False")
+    return bool(value)
 
 
 def probability(value: Any, name: str) -> float:

@@ -6,6 +6,7 @@ import itertools
 import math
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any, overload
 
@@ -90,20 +91,21 @@ class Container(Module):
             return modules[name]
         raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
 
-    def _locate(self, error: Exception, index: int, name: str, shape: tuple[int, ...], grad: bool = False) -> Exception:
-        """`error` again, with the place where it happened."""
-        layer = repr(self._modules[name])
-        label = f"{index}" if name == str(index) else f"{index} ({name})"
-        what = "grad_output" if grad else "input"
-        return type(error)(f"{type(self).__name__}, layer {label}: {layer}, {what} of shape {shape}: {error}")
+    @contextmanager
+    def _located(self, index: int, name: str, x: Any, what: str = "input") -> Iterator[None]:
+        """Raise an error from the module `name` again, with the place where it happened."""
+        try:
+            yield
+        except Exception as error:
+            if type(error) not in _LOCATED:
+                raise
+            label = f"{index}" if name == str(index) else f"{index} ({name})"
+            place = f"{type(self).__name__}, layer {label}: {self._modules[name]!r}"
+            raise type(error)(f"{place}, {what} of shape {getattr(x, 'shape', ())}: {error}") from error
 
 
 # Errors that are raised again with their place must be of a type whose constructor takes one message.
 _LOCATED = (ValueError, TypeError, BackwardError)
-
-
-def _can_be_located(error: Exception) -> bool:
-    return type(error) in _LOCATED
 
 
 class Sequential(Container):
@@ -131,23 +133,14 @@ class Sequential(Container):
 
     def forward(self, x: Array) -> Array:
         for index, (name, module) in enumerate(self._modules.items()):
-            try:
+            with self._located(index, name, x):
                 x = module.forward(x)
-            except Exception as error:
-                if not _can_be_located(error):
-                    raise
-                raise self._locate(error, index, name, getattr(x, "shape", ())) from error
         return x
 
     def backward(self, grad_output: Array) -> Array:
         for index, (name, module) in reversed(list(enumerate(self._modules.items()))):
-            try:
+            with self._located(index, name, grad_output, "grad_output"):
                 grad_output = module.backward(grad_output)
-            except Exception as error:
-                if not _can_be_located(error):
-                    raise
-                shape = getattr(grad_output, "shape", ())
-                raise self._locate(error, index, name, shape, grad=True) from error
         return grad_output
 
     def skip_input_gradient(self) -> None:
@@ -191,12 +184,8 @@ class Parallel(Container):
     def _outputs(self, x: Array) -> list[Array]:
         outputs = []
         for index, (name, branch) in enumerate(self._modules.items()):
-            try:
+            with self._located(index, name, x):
                 outputs.append(branch.forward(x))
-            except Exception as error:
-                if not _can_be_located(error):
-                    raise
-                raise self._locate(error, index, name, getattr(x, "shape", ())) from error
         self._shapes = [y.shape for y in outputs] if is_grad_enabled() else None
         return outputs
 
@@ -208,10 +197,11 @@ class Parallel(Container):
 
     def _input_gradient(self, grads: list[Array]) -> Array:
         """The branches' input gradients, added up: each branch saw the same input."""
-        parts = [branch.backward(grad) for branch, grad in zip(self, grads, strict=True)]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
+        total = None
+        for index, (name, branch) in enumerate(self._modules.items()):
+            with self._located(index, name, grads[index], "grad_output"):
+                part = branch.backward(grads[index])
+            total = part if total is None else total + part
         return total
 
     @property

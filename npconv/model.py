@@ -6,24 +6,25 @@ import dataclasses
 import math
 import os
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from . import checks, networks, optim
+from . import checks, networks
 from .backends import backend, to_numpy
 from .backends.base import Array
-from .data.pairs import ArrayPairs, Pairs, StoredPairs
-from .losses import L1, MSE, Loss
+from .data.pairs import Pairs
+from .inputs import as_images, as_pairs, held_out_images
+from .losses import MSE, Loss
 from .metrics import psnr
 from .module import Module, no_grad
-from .optim import SGD, Optimizer
+from .optim import SGD, Adam, Optimizer
 from .random import generator_or_default
-from .schedules import Schedule
+from .schedules import OneCycleLR, Schedule
+from .stored_training import describe_training, rebuild_loss, rebuild_optimizer
 from .training import CollapseWatch, Crew, TrainingCollapsed, share_sizes
-from .weights import WeightsFileError, load, load_into, read_training, save
+from .weights import load, load_into, read_training, save
 
 CHECK_EVERY = 200  # steps between looks for a collapse within an epoch
 PROBES = 16  # images for these looks
@@ -72,13 +73,13 @@ class Model:
         self.optimizer = self._default_optimizer(network) if optimizer is None else optimizer
         self._check_optimizer()
         self.history: list[Epoch] = []
-        self._crew = Crew(self.network, self.loss)
+        self._crew = Crew()
 
     def _default_optimizer(self, given: Module | None) -> Optimizer | None:
         parameters = list(self.network.parameters())
         if not parameters:
             return None
-        return SGD(parameters, lr=0.5, momentum=0.9) if given is None else optim.Adam(parameters)
+        return SGD(parameters, lr=0.5, momentum=0.9) if given is None else Adam(parameters)
 
     def _check_optimizer(self) -> None:
         if self.optimizer is None:
@@ -99,7 +100,8 @@ class Model:
         checks.array(t, "t of train_batch")
         if len(x) == 0 or len(x) != len(t):
             raise ValueError(f"x of shape {x.shape} and t of shape {t.shape} must have as many images, at least one")
-        loss = self._crew.gradients(x, t)
+        self._check_optimizer()
+        loss = self._crew.gradients(self.network, self.loss, x, t)
         self.optimizer.step()
         return loss
 
@@ -124,8 +126,8 @@ class Model:
                 `data.Pairs` that draws them (and no train_target).
             num_epochs: how often all pairs are seen.
             batch_size: images per optimisation step.
-            validation: None; a share of the pairs in (0, 1), held out at random; or (input, target) images.
-            seed: of shuffles and draws; None takes the generator of `npconv.manual_seed`.
+            validation: None; a share of the pairs in (0, 1), held out at random; (input, target) images; or Pairs.
+            seed: of shuffles, draws and dropout; None takes the generator of `npconv.manual_seed`.
             schedule: changes the learning rate after each `schedule_every`: "epoch" or "batch".
             callback: called with each `Epoch`; training ends early if it returns True.
             batch_callback: called after each batch with its number from 1, the number of batches, and its loss.
@@ -133,20 +135,22 @@ class Model:
         Returns the new part of `history`. Raises ValueError or TypeError for wrong arguments, before anything is
         trained, and TrainingCollapsed if the loss is not a number or the network gives one colour for every image.
         """
-        pairs = _pairs(train_input, train_target)
+        pairs = as_pairs(train_input, train_target)
         checks.integer(num_epochs, "num_epochs", 1)
         checks.integer(batch_size, "batch_size", 1)
         if schedule_every not in ("epoch", "batch"):
             raise ValueError(f"schedule_every (={schedule_every!r}) must be 'epoch' or 'batch'")
-        if schedule is not None and not isinstance(schedule, Schedule):
-            raise TypeError(f"schedule (={schedule!r}) must be a Schedule, or None")
+        self._check_optimizer()
+        self._check_schedule(schedule, num_epochs * (1 if schedule_every == "epoch" else -(-len(pairs) // batch_size)))
         for name, called in (("callback", callback), ("batch_callback", batch_callback)):
             if called is not None and not callable(called):
                 raise TypeError(f"{name} (={called!r}) must be a function, or None")
         rng = generator_or_default(None if seed is None else np.random.default_rng(checks.integer(seed, "seed", 0)))
-        pairs, held_out = _validation(pairs, validation, rng)
+        pairs, held_out = held_out_images(pairs, validation, rng)
         probe, _ = pairs.take(min(PROBES, len(pairs)), np.random.default_rng(0))
         watch = CollapseWatch(self.network, self.as_network_input(probe))
+        self._check_output_shape(watch.output_shape[1:], pairs.image_shape)
+        self._crew = Crew(rng)
         self.network.train()
         first = len(self.history)
         for _ in range(num_epochs):
@@ -157,9 +161,30 @@ class Model:
             self.history.append(epoch)
             if schedule is not None and schedule_every == "epoch":
                 schedule.step()
-            if callback is not None and callback(epoch) is True:
+            stop = callback(epoch) if callback is not None else False
+            if isinstance(stop, (bool, np.bool_)) and stop:
                 break
         return self.history[first:]
+
+    def _check_schedule(self, schedule: Any, steps: int) -> None:
+        if schedule is None:
+            return
+        if not isinstance(schedule, Schedule):
+            raise TypeError(f"schedule (={schedule!r}) must be a Schedule, or None")
+        if schedule.optimizer is not self.optimizer:
+            raise ValueError("schedule must be one of this model's optimizer: make it with model.optimizer")
+        if isinstance(schedule, OneCycleLR) and schedule.count + steps > schedule.total_steps:
+            raise ValueError(
+                f"total_steps (={schedule.total_steps}) of the OneCycleLR must be at least the {steps} steps of this "
+                f"training and the {schedule.count} before it"
+            )
+
+    def _check_output_shape(self, output: tuple[int, ...], target: tuple[int, ...]) -> None:
+        if output != target:
+            raise ValueError(
+                f"the network gives {output} for images of {target}, and they must be equal to be compared: height and "
+                f"width must be multiples of {self.network.size_multiple} for its strides"
+            )
 
     def _epoch(
         self,
@@ -205,11 +230,10 @@ class Model:
 
         Raises TypeError or ValueError for anything that is not such an image, or NaN in it.
         """
-        images, on_host = _as_images(test_input)
+        images, on_host = as_images(test_input)
         batch = images if images.ndim == 4 else images[None]
-        x, crop = self._padded(batch)
-        outputs = self._forward(x)
-        outputs = outputs[:, :, : crop[0], : crop[1]] if crop else outputs
+        x = self._padded(batch)
+        outputs = self._cropped(self._forward(x), batch.shape[2:], x.shape[2:])
         outputs = backend().xp.clip(outputs * 255, 0, 255)
         outputs = outputs.astype("float64" if images.dtype.name == "float64" else "float32", copy=False)
         outputs = outputs if images.ndim == 4 else outputs[0]
@@ -229,15 +253,22 @@ class Model:
         replica = self.network.replica().eval()
         return lambda: [replica.forward(self.as_network_input(x[share])) for share in shares]
 
-    def _padded(self, x: Array) -> tuple[Array, tuple[int, int] | None]:
-        """x, mirrored up to the next size that comes out whole, and the output size to crop back to (or None)."""
-        multiples, size = self.network.size_multiple, x.shape[2:]
-        more = [-length % multiple for length, multiple in zip(size, multiples, strict=True)]
+    def _padded(self, x: Array) -> Array:
+        """x, mirrored up to the next size that the network's strides divide."""
+        more = [-length % multiple for length, multiple in zip(x.shape[2:], self.network.size_multiple, strict=True)]
         if not any(more):
-            return x, None
-        padded = backend().xp.pad(x, ((0, 0), (0, 0), (0, more[0]), (0, more[1])), mode="symmetric")
-        height, width = (int(length * scale) for length, scale in zip(size, self.network.scale, strict=True))
-        return padded, (height, width)
+            return x
+        return backend().xp.pad(x, ((0, 0), (0, 0), (0, more[0]), (0, more[1])), mode="symmetric")
+
+    def _cropped(self, outputs: Array, size: Sequence[int], padded: Sequence[int]) -> Array:
+        """The part of the outputs for images of `padded` size that belongs to the images of `size`."""
+        if tuple(size) == tuple(padded) or outputs.ndim != 4:
+            return outputs
+        scales = self.network.scale
+        if any(out != length * scale for out, length, scale in zip(outputs.shape[2:], padded, scales, strict=True)):
+            return outputs  # an output of a size of its own, whatever the input's
+        height, width = (math.ceil(length * scale) for length, scale in zip(size, scales, strict=True))
+        return outputs[:, :, :height, :width]
 
     def as_network_input(self, images: Any) -> Array:
         """Images of 0..255 as the network sees them: its dtype, [0, 1], in the backend's memory order."""
@@ -247,24 +278,21 @@ class Model:
     # ---- files ----
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write network, parameters, gradients, and the kinds of loss and optimizer, to an HDF5 file."""
-        training: dict[str, Any] = {"loss": {"type": type(self.loss).__name__, "arguments": self.loss.arguments()}}
-        if self.optimizer is not None:
-            options = {"type": type(self.optimizer).__name__, "arguments": self.optimizer.arguments()}
-            training["optimizer"] = options
-        save(self.network, path, training=training)
+        save(self.network, path, training=describe_training(self.network, self.loss, self.optimizer))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], network: Module | None = None) -> Model:
-        """The model that `save` wrote; `network` for one with modules of one's own, which a file cannot rebuild.
+    def load(cls, path: str | os.PathLike[str], network: Module | None = None, loss: Loss | None = None) -> Model:
+        """The model that `save` wrote; `network` and `loss` for those of one's own, which a file cannot rebuild.
 
-        The optimizer starts anew, with the options it had. Raises WeightsFileError if the file is missing, damaged,
-        or does not fit.
+        The optimizer starts anew, with the options it had; where it was one of one's own, it is the default. Raises
+        WeightsFileError if the file is missing, damaged, or does not fit.
         """
         if network is None:
             network = load(path)
         else:
             load_into(network, path)
-        return cls(network, *_rebuilt(read_training(path), network, path))
+        training = read_training(path) or {}
+        return cls(network, loss or rebuild_loss(training, path), rebuild_optimizer(training, network, path))
 
     def load_pretrained_model(self, path: str | os.PathLike[str] = "bestmodel.h5") -> None:
         """Read parameters and gradients of `path` into this model's network; it is unchanged if they do not fit."""
@@ -273,74 +301,6 @@ class Model:
     def __repr__(self) -> str:
         network = repr(self.network).replace("\n", "\n  ")
         return f"Model(\n  network={network},\n  loss={self.loss!r},\n  optimizer={self.optimizer!r}\n)"
-
-
-def _as_images(images: Any) -> tuple[Array, bool]:
-    """Images of 0..255 as an array of the active backend, and whether they came from the host."""
-    on_host = not backend().owns(images) or backend().name == "numpy"
-    try:
-        x = backend().asarray(images)
-    except ValueError as error:  # lists of unequal lengths
-        raise ValueError(f"images must be an array of (N, C, H, W) or (C, H, W) numbers: {error}") from error
-    if x.dtype.kind not in "uif":
-        raise TypeError(f"images must be numbers (uint8 or float), got {x.dtype}")
-    if x.ndim not in (3, 4) or 0 in x.shape[-3:]:
-        raise ValueError(f"images of shape {x.shape} must be (N, C, H, W) or (C, H, W), with C, H and W at least 1")
-    if x.dtype.kind == "f":
-        if not bool(backend().xp.isfinite(x).all()):
-            raise ValueError("images must be finite, got NaN or infinity")
-        if x.size and 0 < float(x.max()) <= 1:
-            warnings.warn(
-                f"the largest value of the images is {float(x.max()):.3g}: Model takes values of 0..255", stacklevel=3
-            )
-    return x, on_host
-
-
-def _pairs(train_input: Any, train_target: Any) -> Pairs:
-    if isinstance(train_input, Pairs):
-        if train_target is not None:
-            raise ValueError("train_target must be None where train_input is a Pairs, which draws both")
-        return train_input
-    if train_target is None:
-        raise ValueError("train_target must be given where train_input is an array of images")
-    for images in (train_input, train_target):
-        _as_images(images)
-    return ArrayPairs(to_numpy(train_input), to_numpy(train_target))
-
-
-def _validation(pairs: Pairs, validation: Any, rng: np.random.Generator) -> tuple[Pairs, Any]:
-    """The pairs to train on, and the (input, target) images to validate on, or None."""
-    if validation is None:
-        return pairs, None
-    if isinstance(validation, (tuple, list)):
-        if len(validation) != 2:
-            raise ValueError(f"validation must be a share or (input, target), got {len(validation)} things")
-        images = to_numpy(validation[0]), to_numpy(validation[1])
-        ArrayPairs(*images)  # raises for what is not a pair of stacks of images
-        return pairs, images
-    share = checks.number(validation, "validation", above=0)
-    if share >= 1:
-        raise ValueError(f"validation (={validation!r}) must be less than 1: a share of the pairs")
-    if not isinstance(pairs, StoredPairs):
-        raise TypeError("validation as a share needs stored pairs; give (input, target) for pairs drawn on demand")
-    kept, held_out = pairs.split(share, rng)
-    return kept, held_out.take(len(held_out), rng)
-
-
-def _rebuilt(training: Any, network: Module, path: Any) -> tuple[Loss | None, Optimizer | None]:
-    """Loss and optimizer of a file's training attribute; only the kinds known here are made."""
-    if training is None:
-        return None, None
-    losses: dict[str, type[Loss]] = {"MSE": MSE, "L1": L1}
-    optimizers: dict[str, type[Optimizer]] = {"SGD": optim.SGD, "Adam": optim.Adam}
-    try:
-        loss = losses[training["loss"]["type"]](**training["loss"]["arguments"])
-        if "optimizer" not in training:
-            return loss, None
-        kind: Any = optimizers[training["optimizer"]["type"]]
-        return loss, kind(network.parameters(), **training["optimizer"]["arguments"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsFileError(f"{os.fspath(path)}: loss or optimizer cannot be rebuilt: {error!r}") from error
 
 
 __all__ = ["Epoch", "Model", "TrainingCollapsed"]

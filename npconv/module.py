@@ -17,6 +17,8 @@ from contextvars import ContextVar
 from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+import numpy as np
+
 from . import checks
 from .backends import backend
 from .backends.base import Array
@@ -145,6 +147,8 @@ class Module(ABC):
             for parameter in parameters:
                 parameter.data[...] -= step * parameter.grad
             return
+        if not isinstance(values, Sequence):
+            raise TypeError(f"values (={values!r}) must be a list of arrays; for a learning rate, write lr=")
         arrays = [backend().asarray(value) for value in values]
         if [a.shape for a in arrays] != [p.shape for p in parameters]:
             raise ValueError(
@@ -208,8 +212,8 @@ class Module(ABC):
                 vars(twin)[name] = value._replica(made)
         return twin
 
-    def fork_generator(self) -> None:  # noqa: B027 - most modules draw nothing
-        """Draw from a child of the generator from now on, where this module draws at all.
+    def fork_generator(self, rng: np.random.Generator) -> None:  # noqa: B027 - most modules draw nothing
+        """Draw from a child of this module's generator, or of `rng`, from now on, where this module draws at all.
 
         Training does this to every replica: workers then draw differently, and a run with the same seed repeats.
         """
@@ -222,7 +226,7 @@ class Module(ABC):
     def state_dict(self) -> dict[str, Array]:
         """Copies of all parameters and buffers, by dotted name."""
         state = {name: parameter.data.copy() for name, parameter in self.named_parameters()}
-        state.update((name, getattr(m, key).copy()) for name, m, key in self._named_buffers())
+        state.update((name, getattr(m, key).copy()) for name, m, key in self.named_buffers())
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Loaded:
@@ -249,7 +253,8 @@ class Module(ABC):
             own[name][...] = value
         return loaded
 
-    def _named_buffers(self) -> Iterator[tuple[str, Module, str]]:
+    def named_buffers(self) -> Iterator[tuple[str, Module, str]]:
+        """All buffers that are not None: dotted name, module, and the attribute's name."""
         for path, module in self.named_modules():
             for name in module.buffers:
                 if getattr(module, name) is not None:
@@ -257,7 +262,7 @@ class Module(ABC):
 
     def _state_arrays(self) -> dict[str, Array]:
         arrays = {name: parameter.data for name, parameter in self.named_parameters()}
-        arrays.update((name, getattr(m, key)) for name, m, key in self._named_buffers())
+        arrays.update((name, getattr(m, key)) for name, m, key in self.named_buffers())
         return arrays
 
     # ---- how it is written and stored ----
@@ -331,7 +336,7 @@ class Layer(Module):
         x = x[None] if unbatched else x
         self.check_input(x)
         y, saved = self._forward(x)
-        y = y[0] if unbatched else y
+        y = y[0] if unbatched else backend().xp.asarray(y)  # NumPy makes a scalar of a result without axes
         self._kept = Kept(saved, x.dtype, y.shape, unbatched) if is_grad_enabled() else None
         return y
 

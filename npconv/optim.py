@@ -76,19 +76,26 @@ class Optimizer(ABC):
         value = checks.number(value, "lr", 0)
         for group in self.groups:
             group["lr"] = value
+            if "initial_lr" in group:
+                group["initial_lr"] = value  # a schedule goes on from here
 
-    def arguments(self) -> dict[str, Any]:
-        """The options of the first group: constructor arguments, besides the parameters.
+    def arguments(self, group: int = 0) -> dict[str, Any]:
+        """The options of a group: constructor arguments, besides the parameters.
 
-        The learning rate is that before any schedule: one who trains on from a file begins with it again.
+        What a schedule changes is as it was before: one who trains on from a file begins with it again.
         """
-        group = {**self.groups[0], "lr": self.groups[0].get("initial_lr", self.groups[0]["lr"])}
-        options = {key: value for key, value in group.items() if key not in ("params", "initial_lr")}
+        current = self.groups[group]
+        options = {key: current.get(f"initial_{key}", current[key]) for key in _options(current)}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
 
     def __repr__(self) -> str:
         options = ", ".join(f"{key}={value}" for key, value in self.arguments().items())
         return f"{type(self).__name__}({options})"
+
+
+def _options(group: Group) -> list[str]:
+    """The names of a group's options, without its parameters and what schedules remember."""
+    return [name for name in group if name != "params" and not name.startswith("initial_")]
 
 
 def _as_groups(parameters: Iterable[Any]) -> list[Group]:
@@ -147,17 +154,16 @@ class SGD(Optimizer):
 
     def _check(self, group: Group) -> None:
         for name in ("lr", "momentum", "weight_decay"):
-            checks.number(group[name], name, 0)
-        checks.number(group["dampening"], "dampening")
-        if not isinstance(group["nesterov"], bool):
-            raise TypeError(f"nesterov (={group['nesterov']!r}) must be True or False")
+            group[name] = checks.number(group[name], name, 0)
+        group["dampening"] = checks.number(group["dampening"], "dampening")
+        group["nesterov"] = checks.flag(group["nesterov"], "nesterov")
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError(
                 f"nesterov needs momentum (={group['momentum']}) above 0 and dampening (={group['dampening']}) 0"
             )
 
     def _update(self, parameter: Any, state: dict[str, Any], group: Group) -> None:
-        options = {key: value for key, value in group.items() if key not in ("params", "initial_lr")}
+        options = {name: group[name] for name in _options(group)}
         if group["momentum"] and "velocity" not in state:
             # 0 momentum + (1 - 0) g = g: the first velocity is the gradient itself, whatever the dampening.
             state["velocity"], options["dampening"] = backend().xp.zeros_like(parameter.data), 0.0
@@ -188,14 +194,14 @@ class Adam(Optimizer):
 
     def _check(self, group: Group) -> None:
         for name in ("lr", "eps", "weight_decay"):
-            checks.number(group[name], name, 0)
+            group[name] = checks.number(group[name], name, 0)
         if not isinstance(group["betas"], (tuple, list)) or len(group["betas"]) != 2:
             raise TypeError(f"betas (={group['betas']!r}) must be a pair of numbers")
-        for beta in group["betas"]:
-            if not 0 <= checks.number(beta, "betas") < 1:
-                raise ValueError(f"betas (={group['betas']!r}) must be at least 0 and less than 1")
-        if not isinstance(group["amsgrad"], bool):
-            raise TypeError(f"amsgrad (={group['amsgrad']!r}) must be True or False")
+        betas = tuple(checks.number(beta, "betas") for beta in group["betas"])
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas (={group['betas']!r}) must be at least 0 and less than 1")
+        group["betas"] = betas
+        group["amsgrad"] = checks.flag(group["amsgrad"], "amsgrad")
 
     def _update(self, parameter: Any, state: dict[str, Any], group: Group) -> None:
         xp = backend().xp

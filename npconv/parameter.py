@@ -18,12 +18,13 @@ class Parameter:
 
     def __init__(self, data: Any, original: Parameter | None = None) -> None:
         self._original = original
-        self._data = None if original is not None else backend().asarray(data)
+        # A copy: training changes the values in place, and must not change the caller's array.
+        self._data = None if original is not None else checks.array(backend().asarray(data), "Parameter").copy()
         self.grad: Array = backend().xp.zeros_like(self.data)
 
     @property
     def data(self) -> Array:
-        """The values. Assigning an array of the same shape replaces them (and takes over its dtype)."""
+        """The values. Assigning an array of the same shape replaces them, in place; another dtype is taken over."""
         return self._data if self._original is None else self._original.data
 
     @data.setter
@@ -34,7 +35,10 @@ class Parameter:
             values = checks.array(backend().asarray(values), "Parameter.data")
             if values.shape != self.shape:
                 raise ValueError(f"Parameter.data of shape {values.shape} must have the parameter's shape {self.shape}")
-            self._data = values.copy()
+            if values.dtype == self.dtype:
+                self.data[...] = values  # in place: an optimizer may hold this very array
+            else:
+                self._data = values.copy()
         if self.grad.dtype != self.dtype:
             self.grad = self.grad.astype(self.dtype)
 

@@ -121,11 +121,13 @@ class OneCycleLR(Schedule):
         self.last_lr = self.first_lr / checks.number(final_div_factor, "final_div_factor", above=0)
         self.base_momentum = checks.probability(base_momentum, "base_momentum")
         self.max_momentum = checks.probability(max_momentum, "max_momentum")
-        self.cycle_momentum = cycle_momentum
-        if cycle_momentum and isinstance(optimizer, Optimizer):
+        self.cycle_momentum = checks.flag(cycle_momentum, "cycle_momentum")
+        if self.cycle_momentum and isinstance(optimizer, Optimizer):
             for group in optimizer.groups:
                 if "betas" not in group and not group.get("momentum"):
                     raise ValueError("cycle_momentum needs an optimizer with momentum above 0, or Adam")
+                name = "betas" if "betas" in group else "momentum"
+                group.setdefault(f"initial_{name}", group[name])
         super().__init__(optimizer)
 
     def rate(self, initial: float, step: int) -> float:

@@ -12,10 +12,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from .backends import backend
 from .backends.base import Array
 from .losses import Loss
 from .module import Module, no_grad
+from .random import generator_or_default
 
 
 class TrainingCollapsed(RuntimeError):
@@ -30,28 +33,32 @@ def share_sizes(count: int, workers: int) -> list[slice]:
 
 
 class Crew:
-    """Replicas of a network and its loss, one a worker; made anew when the network has changed."""
+    """Replicas of a network and its loss, one a worker; made anew when either has changed.
 
-    def __init__(self, network: Module, loss: Loss) -> None:
-        self.network, self.loss = network, loss
+    `rng`: what replicas that draw numbers (Dropout) draw from children of; None is the default generator.
+    """
+
+    def __init__(self, rng: np.random.Generator | None = None) -> None:
+        self._rng = rng
         self._replicas: list[tuple[Module, Loss]] = []
         self._signature: Any = None
 
-    def gradients(self, x: Array, target: Array) -> float:
+    def gradients(self, network: Module, loss: Loss, x: Array, target: Array) -> float:
         """Forward, loss and backward on shares of the batch; the network's gradients become their sum."""
-        shares = share_sizes(len(x), backend().workers if self.network.splits_batch else 1)
-        replicas = self._ready(len(shares))
+        shares = share_sizes(len(x), backend().workers if network.splits_batch else 1)
+        replicas = self._ready(network, loss, len(shares))
         tasks = [
-            self._task(*replica, x[share], target[share], self._weight(share, len(x)))
+            self._task(*replica, x[share], target[share], self._weight(loss, share, len(x)))
             for replica, share in zip(replicas, shares, strict=False)
         ]
         losses = backend().run(tasks)
-        self._reduce([replica for replica, _ in replicas[: len(shares)]])
+        self._reduce(network, [replica for replica, _ in replicas[: len(shares)]])
         return math.fsum(losses)
 
-    def _weight(self, share: slice, count: int) -> float:
+    @staticmethod
+    def _weight(loss: Loss, share: slice, count: int) -> float:
         """A mean over the batch is the mean over its shares, each weighted by its size; a sum is a plain sum."""
-        return (share.stop - share.start) / count if self.loss.reduction == "mean" else 1.0
+        return (share.stop - share.start) / count if loss.reduction == "mean" else 1.0
 
     @staticmethod
     def _task(replica: Module, loss: Loss, x: Array, target: Array, weight: float) -> Callable[[], float]:
@@ -64,24 +71,35 @@ class Crew:
 
         return run
 
-    def _ready(self, count: int) -> list[tuple[Module, Loss]]:
-        signature = [(id(m), m.training, m.extra_repr()) for m in self.network.modules()]
+    def _ready(self, network: Module, loss: Loss, count: int) -> list[tuple[Module, Loss]]:
+        signature = _signature(network, loss)
         if signature != self._signature:
             self._replicas, self._signature = [], signature
         while len(self._replicas) < count:
-            replica = self.network.replica()
+            replica = network.replica()
             replica.skip_input_gradient()
             for module in replica.modules():
-                module.fork_generator()
-            self._replicas.append((replica, self.loss.replica()))
+                module.fork_generator(generator_or_default(self._rng))
+            self._replicas.append((replica, loss.replica()))
         return self._replicas
 
-    def _reduce(self, replicas: list[Module]) -> None:
+    @staticmethod
+    def _reduce(network: Module, replicas: list[Module]) -> None:
         sources = [list(replica.parameters()) for replica in replicas]
-        for position, parameter in enumerate(self.network.parameters()):
+        for position, parameter in enumerate(network.parameters()):
             parameter.grad[...] = sources[0][position].grad
             for source in sources[1:]:
                 parameter.grad += source[position].grad
+
+
+def _signature(network: Module, loss: Loss) -> list[Any]:
+    """What a replica copies: while it stays the same, a replica is up to date (arrays of parameters are shared)."""
+    signature: list[Any] = [loss, loss.arguments()]
+    for module in network.modules():
+        buffers = [id(getattr(module, name)) for name in module.buffers]
+        signature.append((module, module.training, module.extra_repr(), buffers))
+    signature += [(parameter, parameter.dtype) for parameter in network.parameters()]
+    return signature
 
 
 class CollapseWatch:
@@ -93,10 +111,15 @@ class CollapseWatch:
     """
 
     SHARE = 0.01  # of the difference before training, below which the output counts as one picture for all
+    ROUNDING = 1e-7  # of the difference of the probe images: what rounding leaves of an output that is always the same
 
     def __init__(self, network: Module, probe: Array) -> None:
         self.network, self.probe = network, probe
-        self.before = self._difference()
+        output = self._output()
+        self.output_shape: tuple[int, ...] = output.shape
+        before = _difference(output)
+        usual = self.SHARE * min(before, self.SHARE) if math.isfinite(before) else 0.0
+        self.least = max(usual, self.ROUNDING * _difference(probe))
 
     def check(self, loss: float, where: str) -> None:
         """Raise TrainingCollapsed if the loss is not finite, or the output is the same for every probe image."""
@@ -104,18 +127,31 @@ class CollapseWatch:
             raise TrainingCollapsed(
                 f"the loss is {loss} {where}: the numbers have overflowed. Train again with a smaller learning rate."
             )
-        difference = self._difference()
-        if self.before > 0 and not difference > self.SHARE * min(self.before, self.SHARE):
+        difference = _difference(self._output())
+        if math.isnan(difference):
+            raise TrainingCollapsed(
+                f"the network's output is not finite {where} (loss {loss:.4g}): the numbers have overflowed. Train "
+                "again with a smaller learning rate."
+            )
+        if difference < self.least:
             raise TrainingCollapsed(
                 f"the network gives the same output, one colour, for every image {where} (loss {loss:.4g}; a denoiser "
                 "in this state scores about 12.7 dB): its units are dead or saturated, and training cannot revive "
                 "them. Train again with a smaller learning rate, or other initial weights (another seed)."
             )
 
-    def _difference(self) -> float:
-        """The root mean square over pixels of the standard deviation over images (of one image: over pixels)."""
-        replica = self.network.replica().eval()
+    def _output(self) -> Array:
         with no_grad():
-            output = replica.forward(self.probe)
-        variance = output.var(axis=0) if len(output) > 1 else output.reshape(output.shape[1], -1).var(axis=1)
-        return math.sqrt(max(0.0, float(variance.mean()))) if bool(backend().xp.isfinite(variance).all()) else math.nan
+            return self.network.replica().eval().forward(self.probe)
+
+
+def _difference(images: Array) -> float:
+    """The root mean square over pixels of the standard deviation over images (of one image: over its pixels).
+
+    NaN if the images are not finite.
+    """
+    if not bool(backend().xp.isfinite(images).all()):
+        return math.nan
+    wide = images.astype("float64")
+    variance = wide.var(axis=0) if len(images) > 1 else wide.reshape(images.shape[1], -1).var(axis=1)
+    return math.sqrt(float(variance.mean()))

@@ -21,7 +21,7 @@ import numpy as np
 from . import containers, layers
 from .backends import backend, to_numpy
 from .containers import Container
-from .module import Module
+from .module import Module, Parameter
 from .whole_file import whole_file
 
 FORMAT, VERSION = "npconv", 1
@@ -35,13 +35,21 @@ class WeightsFileError(OSError, ValueError):
     """A file that cannot be written, or is not a whole npconv file, or does not fit the network."""
 
 
-def architecture(network: Module) -> dict[str, Any]:
-    """The network as plain data; TypeError if it holds a module that is not one of npconv's own."""
+def architecture(network: Module) -> dict[str, Any] | None:
+    """The network as plain data; None if it holds a module of one's own, or modules that share a parameter."""
+    modules = list(network.modules())
+    if any(REGISTRY.get(type(module).__name__) is not type(module) for module in modules):
+        return None
+    listed = [value for module in modules for value in vars(module).values() if isinstance(value, Parameter)]
+    if len({id(parameter) for parameter in listed}) < len(listed):
+        return None
+    return _described(network)
+
+
+def _described(network: Module) -> dict[str, Any]:
     name = type(network).__name__
-    if REGISTRY.get(name) is not type(network):
-        raise TypeError(f"{name} is not one of npconv's own modules, so a file cannot rebuild it")
     if isinstance(network, Container):
-        return {"type": name, "children": [[key, architecture(child)] for key, child in network.named_children()]}
+        return {"type": name, "children": [[key, _described(child)] for key, child in network.named_children()]}
     return {"type": name, "arguments": network.arguments()}
 
 
@@ -67,16 +75,13 @@ def _short(description: Any) -> str:
 def save(network: Module, path: str | os.PathLike[str], *, training: dict[str, Any] | None = None) -> None:
     """Write `network` to the HDF5 file `path`: parameters, gradients, buffers, architecture.
 
-    A network with modules of one's own is stored without its architecture; `load_into` reads it. `training`: plain
-    data to keep beside it, as `Model.save` does. Raises TypeError if `network` is not a Module, WeightsFileError if
-    the file cannot be written; an old file then stays as it was.
+    A network with modules of one's own, or with shared parameters, is stored without its architecture; `load_into`
+    reads it. `training`: plain data to keep beside it, as `Model.save` does. Raises TypeError if `network` is not a
+    Module, WeightsFileError if the file cannot be written; an old file then stays as it was.
     """
     if not isinstance(network, Module):
         raise TypeError(f"network (={network!r}) must be a Module; a Model has a save of its own")
-    try:
-        description = architecture(network)
-    except TypeError:
-        description = None
+    description = architecture(network)
     with _written(_checked(path)) as file:
         file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
         file.attrs["architecture"] = json.dumps(description)
@@ -96,7 +101,7 @@ def load(path: str | os.PathLike[str]) -> Module:
         if description is None:
             raise WeightsFileError(f"{path} has no architecture (modules of one's own): use load_into(network, path)")
         network = build(description)
-        _take_over_dtype(network, file)
+        _take_over_dtypes(network, file)
         _read_into(network, file)
     return network
 
@@ -121,7 +126,7 @@ def _groups(network: Module) -> dict[str, dict[str, Any]]:
     return {
         "parameters": {name: p.data for name, p in parameters.items()},
         "gradients": {name: p.grad for name, p in parameters.items()},
-        "buffers": {name: getattr(m, key) for name, m, key in network._named_buffers()},
+        "buffers": {name: getattr(m, key) for name, m, key in network.named_buffers()},
     }
 
 
@@ -153,11 +158,19 @@ def _read_into(network: Module, file: Any) -> None:
             ours[...] = backend().asarray(found[group][name])
 
 
-def _take_over_dtype(network: Module, file: Any) -> None:
-    """A network just built is float32; the file may hold float64, the same for all parameters."""
-    kinds = {getattr(dataset, "dtype", None) for dataset in file.get("parameters", {}).values()}
-    if kinds == {np.dtype("float64")}:
-        network.astype("float64")
+def _take_over_dtypes(network: Module, file: Any) -> None:
+    """A network just built is float32; the file may hold float64, for some of its arrays or for all."""
+    double = np.dtype("float64")
+    for name, parameter in network.named_parameters():
+        if _stored_dtype(file, "parameters", name) == double:
+            parameter.data = parameter.data.astype(double)
+    for name, module, key in network.named_buffers():
+        if _stored_dtype(file, "buffers", name) == double:
+            setattr(module, key, getattr(module, key).astype(double))
+
+
+def _stored_dtype(file: Any, group: str, name: str) -> Any:
+    return getattr(file.get(f"{group}/{name}"), "dtype", None)
 
 
 def _read_group(file: Any, group: str) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ class ActivationOps(Backend):
         return self.xp.maximum(x, 0)
 
     def relu_backward(self, grad: Array, output: Array) -> Array:
-        return grad * (output > 0)
+        return self.xp.where(output > 0, grad, grad.dtype.type(0))  # a product would make NaN of 0 times infinity
 
     def leaky_relu_forward(self, x: Array, slope: float) -> Array:
         return self.xp.where(x > 0, x, x * slope)

@@ -29,7 +29,8 @@ class PoolingOps(Backend):
     def max_pool2d_backward(self, grad: Array, winners: Array, shape: tuple[int, ...], geometry: ConvGeometry) -> Array:
         padded = self._padded_zeros(shape, geometry, grad.dtype)
         for i, j, (rows, columns) in tap_slices(geometry, (grad.shape[2], grad.shape[3])):
-            padded[:, :, rows, columns] += grad * (winners == i * geometry.kernel[1] + j)
+            won = winners == i * geometry.kernel[1] + j
+            padded[:, :, rows, columns] += self.xp.where(won, grad, grad.dtype.type(0))
         return self.pad2d_backward(padded, shape, geometry.padding, "zeros")
 
     def avg_pool2d_forward(self, x: Array, divisor: Array, geometry: ConvGeometry) -> Array:

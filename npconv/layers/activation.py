@@ -17,8 +17,8 @@ class Activation(Layer):
     The built-in activations go to the backend instead; to add one of your own, two lines suffice:
 
         class Softplus(Activation):
-            def function(self, x): return xp.logaddexp(0, x)
-            def derivative(self, x, y): return 1 - xp.exp(-y)
+            def function(self, x): return numpy.logaddexp(0, x)
+            def derivative(self, x, y): return 1 - numpy.exp(-y)
     """
 
     def _forward(self, x: Array) -> tuple[Array, Any]:

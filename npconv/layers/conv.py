@@ -38,8 +38,7 @@ class WeightedLayer(Layer):
 
     def make_parameters(self, shape: tuple[int, ...], bias: bool, dtype: Any, rng: np.random.Generator | None) -> None:
         """`weight` of `shape` and `bias` (or None), initialised as PyTorch does."""
-        if not isinstance(bias, (bool, np.bool_)):
-            raise TypeError(f"bias (={bias!r}) must be True or False")
+        bias = checks.flag(bias, "bias")
         self.weight = Parameter(np.zeros(shape, dtype="float32"))
         self.bias: Parameter | None = Parameter(np.zeros(self.out_channels, dtype="float32")) if bias else None
         init.default_(self.weight, self.bias, rng)
@@ -215,7 +214,7 @@ class ConvTranspose2d(WeightedLayer):
         super().__init__(in_channels, out_channels, plain_geometry.groups)
         self.padding = checks.pair(padding, "padding", 0)
         self.output_padding = checks.pair(output_padding, "output_padding", 0)
-        _check_output_padding(self.output_padding, plain_geometry)
+        check_output_padding(self.output_padding, plain_geometry)
         self.geometry = plain_geometry.with_output_padding(*self.output_padding)
         shape = (self.in_channels, self.out_channels // groups, *self.geometry.kernel)
         self.make_parameters(shape, bias, dtype, rng)
@@ -261,7 +260,8 @@ class ConvTranspose2d(WeightedLayer):
         return _described(self, self.geometry, options)
 
 
-def _check_output_padding(output_padding: Pair, geometry: ConvGeometry) -> None:
+def check_output_padding(output_padding: Pair, geometry: ConvGeometry) -> None:
+    """ValueError unless each output padding is less than the stride or the dilation of its axis."""
     for extra, stride, dilation in zip(output_padding, geometry.stride, geometry.dilation, strict=True):
         if extra >= max(stride, dilation):
             raise ValueError(

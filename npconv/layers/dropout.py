@@ -34,8 +34,8 @@ class Dropout(Layer):
     def _backward(self, grad: Array, saved: Any) -> Array:
         return grad if saved is None else grad * saved
 
-    def fork_generator(self) -> None:
-        self.rng = generator_or_default(self.rng).spawn(1)[0]
+    def fork_generator(self, rng: np.random.Generator) -> None:
+        self.rng = (rng if self.rng is None else self.rng).spawn(1)[0]
 
     def arguments(self) -> dict[str, Any]:
         return {"p": self.p}

@@ -31,8 +31,7 @@ class Linear(Layer):
     ) -> None:
         self.in_features = checks.integer(in_features, "in_features", 1)
         self.out_features = checks.integer(out_features, "out_features", 1)
-        if not isinstance(bias, bool):
-            raise TypeError(f"bias (={bias!r}) must be True or False")
+        bias = checks.flag(bias, "bias")
         self.weight = Parameter(np.zeros((out_features, in_features), dtype="float32"))
         self.bias: Parameter | None = Parameter(np.zeros(out_features, dtype="float32")) if bias else None
         init.default_(self.weight, self.bias, rng)

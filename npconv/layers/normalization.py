@@ -44,10 +44,8 @@ class BatchNorm2d(Layer):
         self.num_features = checks.integer(num_features, "num_features", 1)
         self.eps = checks.number(eps, "eps", 0)
         self.momentum = None if momentum is None else checks.probability(momentum, "momentum")
-        for name, value in (("affine", affine), ("track_running_stats", track_running_stats)):
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} (={value!r}) must be True or False")
-        self.affine, self.track_running_stats = affine, track_running_stats
+        self.affine = checks.flag(affine, "affine")
+        self.track_running_stats = checks.flag(track_running_stats, "track_running_stats")
         ones, zeros = np.ones(num_features, "float32"), np.zeros(num_features, "float32")
         self.weight: Parameter | None = Parameter(ones) if affine else None
         self.bias: Parameter | None = Parameter(zeros) if affine else None

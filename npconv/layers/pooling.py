@@ -23,8 +23,7 @@ class Pooling(Layer):
     ) -> None:
         if isinstance(padding, str):
             raise ValueError(f"padding (={padding!r}) of a pooling must be an integer or a pair")
-        if not isinstance(ceil_mode, bool):
-            raise TypeError(f"ceil_mode (={ceil_mode!r}) must be True or False")
+        ceil_mode = checks.flag(ceil_mode, "ceil_mode")
         self.geometry = ConvGeometry.parse(kernel_size, kernel_size if stride is None else stride, padding, dilation)
         self.padding = checks.pair(padding, "padding", 0)
         self.ceil_mode = ceil_mode
@@ -122,8 +121,7 @@ class AvgPool2d(Pooling):
         divisor_override: int | None = None,
     ) -> None:
         super().__init__(kernel_size, stride, padding, 1, ceil_mode)
-        if not isinstance(count_include_pad, bool):
-            raise TypeError(f"count_include_pad (={count_include_pad!r}) must be True or False")
+        count_include_pad = checks.flag(count_include_pad, "count_include_pad")
         self.count_include_pad = count_include_pad
         self.divisor_override = (
             None if divisor_override is None else checks.integer(divisor_override, "divisor_override", 1)

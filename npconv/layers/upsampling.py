@@ -14,7 +14,7 @@ from ..backends import backend
 from ..backends.base import Array
 from ..backends.geometry import ConvGeometry, IntOrPair, Pair, Sides
 from ..module import Layer
-from .conv import WeightedLayer
+from .conv import WeightedLayer, check_output_padding, plain
 
 Scale = float | Sequence[float]
 
@@ -137,10 +137,9 @@ class Upsampling(WeightedLayer):
         rng: np.random.Generator | None = None,
     ) -> None:
         super().__init__(in_channels, out_channels, 1)
-        if not isinstance(transposeconvargs, bool):
-            raise TypeError(f"transposeconvargs (={transposeconvargs!r}) must be True or False")
+        transposeconvargs = checks.flag(transposeconvargs, "transposeconvargs")
         self.transposeconvargs = transposeconvargs
-        self._given = {"stride": stride, "padding": padding, "scale_factor": scale_factor}
+        self.padding = padding if isinstance(padding, str) else checks.pair(padding, "padding", 0)
         self.output_padding = checks.pair(output_padding, "output_padding", 0)
         if transposeconvargs:
             if scale_factor is not None:
@@ -165,9 +164,7 @@ class Upsampling(WeightedLayer):
         if isinstance(padding, str):
             raise ValueError(f"padding (={padding!r}) of a transposed convolution must be an integer or a pair")
         transposed = ConvGeometry.parse(kernel_size, stride, padding, dilation)
-        for extra, step, gap in zip(self.output_padding, transposed.stride, transposed.dilation, strict=True):
-            if extra >= max(step, gap):
-                raise ValueError(f"output_padding (={extra}) must be less than stride (={step}) or dilation (={gap})")
+        check_output_padding(self.output_padding, transposed)
         self.factors = transposed.stride
         self._transposed = transposed.with_output_padding(*self.output_padding)
         sides = tuple(self._side(self._transposed, axis) for axis in (0, 1))
@@ -203,17 +200,18 @@ class Upsampling(WeightedLayer):
         return x_grad
 
     def arguments(self) -> dict[str, Any]:
-        given = {key: value if isinstance(value, (str, int, type(None))) else list(value)
-                 for key, value in self._given.items()}  # fmt: skip
+        transposed = self.transposeconvargs
         return {
             "in_channels": self.in_channels,
             "out_channels": self.out_channels,
             "kernel_size": list(self.geometry.kernel),
+            "stride": list(self.factors if transposed else self.geometry.stride),
+            "padding": plain(self.padding),
             "dilation": list(self.geometry.dilation),
             "bias": self.bias is not None,
-            "transposeconvargs": self.transposeconvargs,
+            "transposeconvargs": transposed,
+            "scale_factor": None if transposed else list(self.factors),
             "output_padding": list(self.output_padding),
-            **given,
         }
 
     def extra_repr(self) -> str:

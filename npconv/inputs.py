@@ -1,0 +1,73 @@
+"""What users hand to Model, checked and brought into one form: images, training pairs, validation."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from . import checks
+from .backends import backend, to_numpy
+from .backends.base import Array
+from .data.pairs import ArrayPairs, Pairs, StoredPairs
+
+
+def as_images(images: Any) -> tuple[Array, bool]:
+    """Images of 0..255 as an array of the active backend, and whether they came from the host."""
+    on_host = not backend().owns(images) or backend().name == "numpy"
+    try:
+        x = backend().asarray(images)
+    except ValueError as error:  # lists of unequal lengths
+        raise ValueError(f"images must be an array of (N, C, H, W) or (C, H, W) numbers: {error}") from error
+    if x.dtype.kind not in "uif":
+        raise TypeError(f"images must be numbers (uint8 or float), got {x.dtype}")
+    if x.ndim not in (3, 4) or 0 in x.shape[-3:]:
+        raise ValueError(f"images of shape {x.shape} must be (N, C, H, W) or (C, H, W), with C, H and W at least 1")
+    if x.dtype.kind == "f":
+        if not bool(backend().xp.isfinite(x).all()):
+            raise ValueError("images must be finite, got NaN or infinity")
+        if x.size and 0 < float(x.max()) <= 1:
+            warnings.warn(
+                f"the largest value of the images is {float(x.max()):.3g}: Model takes values of 0..255", stacklevel=3
+            )
+    return x, on_host
+
+
+def as_pairs(train_input: Any, train_target: Any) -> Pairs:
+    """`train_input` if it is a Pairs, else the pairs of two arrays of images."""
+    if isinstance(train_input, Pairs):
+        if train_target is not None:
+            raise ValueError("train_target must be None where train_input is a Pairs, which draws both")
+        return train_input
+    if train_target is None:
+        raise ValueError("train_target must be given where train_input is an array of images")
+    for images in (train_input, train_target):
+        as_images(images)
+    return ArrayPairs(to_numpy(train_input), to_numpy(train_target))
+
+
+def held_out_images(pairs: Pairs, validation: Any, rng: np.random.Generator) -> tuple[Pairs, Any]:
+    """The pairs to train on, and the (input, target) images to validate on, or None."""
+    if validation is None:
+        return pairs, None
+    if isinstance(validation, Pairs):
+        validation = validation.take(len(validation), np.random.default_rng(0))
+    if isinstance(validation, (tuple, list)):
+        if len(validation) != 2:
+            raise ValueError(f"validation must be a share or (input, target), got {len(validation)} things")
+        images = to_numpy(validation[0]), to_numpy(validation[1])
+        held = ArrayPairs(*images)  # raises for what is not a pair of stacks of images
+        if held.image_shape[0] != pairs.image_shape[0]:
+            raise ValueError(
+                f"validation images have {held.image_shape[0]} channels, they must have the {pairs.image_shape[0]} of "
+                "the training images"
+            )
+        return pairs, images
+    share = checks.number(validation, "validation", above=0)
+    if share >= 1:
+        raise ValueError(f"validation (={validation!r}) must be less than 1: a share of the pairs")
+    if not isinstance(pairs, StoredPairs):
+        raise TypeError("validation as a share needs stored pairs; give (input, target) for pairs drawn on demand")
+    kept, held_out = pairs.split(share, rng)
+    return kept, held_out.take(len(held_out), rng)
