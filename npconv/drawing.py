@@ -18,6 +18,7 @@ from typing import Any
 
 from . import layers
 from .containers import Concat, Identity, Parallel, Sequential, Sum
+from .extras import require
 from .module import Module
 from .tracing import Node, Shape, describe, trace
 
@@ -74,7 +75,7 @@ def draw(network: Module, input_shape: Sequence[int], path: str | os.PathLike[st
     """
     place = _checked(path)
     root = trace(network, input_shape)[0]
-    _require_matplotlib()
+    require("matplotlib.figure")
     body = _with_ends(root)
     title, head = f"{type(network).__name__}: {_parameters(root)}, {_work(root)}", 0.32
     width = max(body.width, _text_width(title, TITLE, bold=True)) + 2 * MARGIN
@@ -93,13 +94,6 @@ def _checked(path: Any) -> Path:
     if not place.parent.is_dir():
         raise FileNotFoundError(f"path (={str(place)!r}) must be in a folder that exists")
     return place
-
-
-def _require_matplotlib() -> None:
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ImportError('draw needs matplotlib: pip install "npconv[app]"') from error
 
 
 class Page:

@@ -10,11 +10,13 @@ The two definitions of PSNR differ by about 0.8 dB on the same images, so a figu
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["psnr", "psnr_per_image", "ssim", "ssim_per_image"]
+from .checks import number
+
+__all__ = ["pooled_psnr", "psnr", "psnr_of_mse", "psnr_per_image", "ssim", "ssim_per_image"]
 
 _WINDOW = 11  # pixels; with sigma, K1 and K2 these are the constants of the SSIM paper
 _SIGMA = 1.5
@@ -31,8 +33,7 @@ def psnr(prediction: np.ndarray, target: np.ndarray, definition: str = "mean", p
     if definition == "mean":
         return float(np.mean(psnr_per_image(prediction, target, peak)))
     if definition == "pooled":
-        errors = _squared_errors(prediction, target, peak)  # (N,), each over equally many values
-        return float(-10.0 * np.log10(np.mean(errors) + 1e-8))
+        return pooled_psnr(_squared_errors(prediction, target, peak))
     raise ValueError(f"definition (={definition!r}) must be 'mean' or 'pooled'")
 
 
@@ -41,9 +42,22 @@ def psnr_per_image(prediction: np.ndarray, target: np.ndarray, peak: float = 255
 
     prediction, target: (N, C, H, W) or (C, H, W), values 0..peak. Raises as `psnr` does.
     """
-    errors = _squared_errors(prediction, target, peak)
+    return psnr_of_mse(_squared_errors(prediction, target, peak))
+
+
+def psnr_of_mse(errors: np.ndarray) -> np.ndarray:
+    """The PSNR of each image in dB from its mean squared error on values divided by peak; infinite for 0."""
     with np.errstate(divide="ignore"):
         return -10.0 * np.log10(errors)
+
+
+def pooled_psnr(errors: Sequence[float] | np.ndarray, sizes: Sequence[int] | None = None) -> float:
+    """The PSNR in dB of the MSE over all values of all images, from the MSEs of the images.
+
+    errors: the images' mean squared errors on values divided by peak; sizes: how many values each image has
+    (None: all equally many).
+    """
+    return float(-10.0 * np.log10(np.average(errors, weights=sizes) + 1e-8))
 
 
 def ssim(prediction: np.ndarray, target: np.ndarray, peak: float = 255.0) -> float:
@@ -107,8 +121,7 @@ def _check(prediction: np.ndarray, target: np.ndarray, peak: float) -> tuple[np.
     if prediction.ndim not in (3, 4) or prediction.size == 0:
         shape = prediction.shape
         raise ValueError(f"images (shape {shape}) must be (N, C, H, W) or (C, H, W), and not empty")
-    if not (math.isfinite(peak) and peak > 0):
-        raise ValueError(f"peak (={peak}) must be above 0")
+    number(peak, "peak", above=0)
     for name, images in (("prediction", prediction), ("target", target)):
         if images.dtype.kind not in "uif":
             raise TypeError(f"{name} (dtype {images.dtype}) must be of real numbers")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .checks import integer
+from .extras import require
 from .metrics import psnr_per_image
 from .whole_file import whole_file
 
@@ -69,9 +71,7 @@ def examples(
     shapes = {name: images.shape for name, images in columns.items()}
     if len(set(shapes.values())) > 1 or columns["input"].ndim != 4 or columns["input"].size == 0:
         raise ValueError(f"inputs, predictions and targets must be (N, C, H, W) of one shape, got {shapes}")
-    if count < 1:
-        raise ValueError(f"count (={count}) must be at least 1")
-    rows = min(count, len(columns["input"]))
+    rows = min(integer(count, "count", 1), len(columns["input"]))
     figure = _figure(3 * 2.2, rows * (2.2 * _aspect(columns["input"]) + 0.3) + 0.3)
     axes = figure.subplots(rows, 3, squeeze=False)
     for place, (name, images) in enumerate(columns.items()):
@@ -82,20 +82,10 @@ def examples(
     _save(figure, path)
 
 
-def check_matplotlib() -> None:
-    """ImportError that says how to install it, if matplotlib is missing."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ImportError('curves and examples need matplotlib: pip install "npconv[app]"') from error
-
-
 def _figure(width: float, height: float) -> Figure:
     """An empty figure, in inches; not pyplot's, which would open windows and keep a list of all figures."""
-    check_matplotlib()
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    figure: Figure = require("matplotlib.figure").Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    return figure
 
 
 def _draw(axes: Axes, history: Sequence[Epoch], figure: str, label: str, colour: str) -> None:

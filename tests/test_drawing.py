@@ -108,7 +108,7 @@ def test_a_wrong_call_writes_nothing(tmp_path: Path) -> None:
 
 def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r'draw needs matplotlib: pip install "npconv\[app\]"'):
+    with pytest.raises(ImportError, match=r'pictures need matplotlib: pip install "npconv\[app\]"'):
         nc.draw(networks.strided(), (3, 32, 32), tmp_path / "net.png")
 
 

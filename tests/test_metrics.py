@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from npconv.metrics import psnr, psnr_per_image, ssim, ssim_per_image
+from npconv.metrics import pooled_psnr, psnr, psnr_per_image, ssim, ssim_per_image
 
 
 def random_images(seed: int, shape: tuple[int, ...] = (3, 2, 15, 13)) -> np.ndarray:
@@ -39,6 +39,15 @@ def test_psnr_of_identical_images_is_infinite_without_warnings():
     assert psnr(images, other) == math.inf
     assert np.isfinite(psnr_per_image(images, other)).tolist() == [False, True, False]
     assert psnr(images, images, "pooled") == pytest.approx(80.0)
+
+
+def test_pooled_psnr_counts_values_not_images():
+    rng = np.random.default_rng(0)
+    differences = [rng.normal(0, scale, size) for scale, size in ((0.1, 7), (0.3, 20), (0.02, 400))]
+    expected = -10 * math.log10(np.mean(np.concatenate(differences) ** 2) + 1e-8)
+    errors, sizes = [float(np.mean(d**2)) for d in differences], [d.size for d in differences]
+    assert pooled_psnr(errors, sizes) == pytest.approx(expected, abs=1e-9)
+    assert abs(pooled_psnr(errors) - expected) > 1
 
 
 def naive_ssim(x: np.ndarray, y: np.ndarray, peak: float) -> float:
@@ -102,7 +111,7 @@ def test_errors(metric):
     with pytest.raises(TypeError, match=r"target \(dtype complex128\) must be of real numbers"):
         metric(images, images.astype(complex))
     for peak in (0, -1, np.nan):
-        with pytest.raises(ValueError, match=rf"peak \(={peak}\) must be above 0"):
+        with pytest.raises(ValueError, match=rf"peak \(={peak}\) must be (greater than 0|finite)"):
             metric(images, images, peak=peak)
 
 

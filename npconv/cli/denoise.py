@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..data.images import read_image
+from ..data.images import ENDINGS, read_image
 from ..model import Model
 from .files import check_ending, check_new, image_files, write_whole_image
 from .parser import DEFAULT_FOLDER, add_command, check_backend, positive
@@ -55,15 +55,25 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     outputs = _outputs(inputs, args.output, is_folder)
     for source, target in zip(inputs, outputs, strict=True):
         _check_output(source, target, args.overwrite)
+    folder = Path(args.output) if is_folder else Path(args.output).parent
+    _check_folder(folder)
     model = load_denoiser(args.model)
-    (Path(args.output) if is_folder else Path(args.output).parent).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return lambda: _denoise_all(model, inputs, outputs, args.range)
 
 
 def _is_folder(output: str, count: int, from_folder: bool) -> bool:
-    """Whether -o names a folder: it is one, it ends like one, or a file could not hold what comes."""
-    ends_so = output.endswith(("/", os.sep))
-    return count > 1 or from_folder or ends_so or Path(output).is_dir()
+    """Whether -o names a folder: it is one, it ends like one, or it could not be the name of one image.
+
+    Raises ValueError if it is the name of one image, and there are several.
+    """
+    if output.endswith(("/", os.sep)) or Path(output).is_dir():
+        return True
+    if Path(output).suffix.lower() not in ENDINGS:
+        return count > 1 or from_folder
+    if count > 1:
+        raise ValueError(f"{count} inputs cannot go into one file {output!r}: name a folder with -o, such as out/")
+    return False
 
 
 def _outputs(inputs: list[Path], output: str, is_folder: bool) -> list[Path]:
@@ -78,6 +88,13 @@ def _outputs(inputs: list[Path], output: str, is_folder: bool) -> list[Path]:
                 f"{str(path)!r}: denoise them one after the other, into two folders"
             )
     return outputs
+
+
+def _check_folder(folder: Path) -> None:
+    """ValueError if a file is where the folder, or one above it, would have to be."""
+    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    if there.exists() and not there.is_dir():
+        raise ValueError(f"{str(there)!r} is a file, not a folder to write to: choose another with -o")
 
 
 def _check_output(source: Path, target: Path, overwrite: bool) -> None:

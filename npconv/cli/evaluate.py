@@ -171,7 +171,7 @@ def _report(args: argparse.Namespace, plan: Plan) -> int:
     scores: list[Score] = []
     if not plan.patches:
         show(f"{'PSNR noisy':>42}  PSNR denoised  SSIM noisy  SSIM denoised")
-    with Bar("evaluating", plan.count, "image") as bar:
+    with Bar("evaluating", plan.count) as bar:
         for scene, prediction in plan.measure():
             scores.append(score(scene, prediction, args.blur))
             if not plan.patches:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.images import ENDINGS, write_image
-from ..data.pillow_images import pillow
+from ..extras import require
 from ..whole_file import whole_file
 
 
@@ -58,16 +58,12 @@ def _header_shape(path: Path) -> list[int]:
         return sorted(np.load(path, mmap_mode="r", allow_pickle=False).shape)[-2:]  # at most 4 channels
     if ending in (".tif", ".tiff"):
         return _tiff_shape(path)
-    with pillow().open(path) as image:
+    with require("PIL.Image").open(path) as image:
         return [image.height, image.width]
 
 
 def _tiff_shape(path: Path) -> list[int]:
-    try:
-        import tifffile
-    except ImportError as error:
-        raise ImportError('TIFF files need tifffile: pip install "npconv[app]"') from error
-    with tifffile.TiffFile(path) as file:
+    with require("tifffile").TiffFile(path) as file:
         return sorted(file.series[0].shape)[-2:]
 
 

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
+from ..containers import Concat, Parallel
+from ..layers import PixelShuffle, PixelUnshuffle
 from ..model import Model
 from ..module import Module
 
@@ -23,7 +27,37 @@ MARGIN = 128  # pixels around a tile that are computed and cut off: more than th
 
 def network_channels(network: Module) -> int | None:
     """The channels of the images that a network takes; None if no layer says."""
-    return next((int(m.in_channels) for m in network.modules() if hasattr(m, "in_channels")), None)
+    channels, _ = _channels(network)
+    return int(channels) if channels is not None and channels.denominator == 1 else None
+
+
+def _channels(module: Module) -> tuple[Fraction | None, Fraction]:
+    """The channels of what a module takes, None if no layer says; and how many times as many it then gives."""
+    if hasattr(module, "in_channels"):
+        return Fraction(module.in_channels), Fraction(1)
+    if isinstance(module, (PixelUnshuffle, PixelShuffle)):  # as many values before and after
+        return None, 1 / (module.scale[0] * module.scale[1])
+    children = [child for _, child in module.named_children()]
+    if isinstance(module, Parallel):
+        return _channels_of_branches(children, isinstance(module, Concat))
+    return _channels_of_row(children)
+
+
+def _channels_of_branches(branches: list[Module], concatenated: bool) -> tuple[Fraction | None, Fraction]:
+    found = [_channels(branch) for branch in branches]
+    known = next((channels for channels, _ in found if channels is not None), None)
+    factors = [factor for _, factor in found]
+    return known, sum(factors, Fraction(0)) if concatenated else factors[0]
+
+
+def _channels_of_row(modules: Iterable[Module]) -> tuple[Fraction | None, Fraction]:
+    factor = Fraction(1)
+    for module in modules:
+        channels, own = _channels(module)
+        if channels is not None:
+            return channels / factor, factor
+        factor *= own
+    return None, factor
 
 
 def load_denoiser(path: str) -> Model:
@@ -69,9 +103,10 @@ def denoised(model: Model, image: np.ndarray, white: float | None = None) -> np.
     """A (C, H, W) image denoised, with its dtype and its channels; `white` as for `white_level`."""
     colours, alpha = split_alpha(image)
     white = white_level(colours, white)
-    x = colours.astype("float64" if image.dtype == np.float64 else "float32") * (255 / white)
+    x = colours.astype("float64" if image.dtype.name == "float64" else "float32") * (255 / white)
     y = denoised_colours(model, x)
-    return np.concatenate([_as_dtype(y.astype("float64") * (white / 255), image.dtype), alpha])
+    result = np.concatenate([_as_dtype(y.astype("float64") * (white / 255), image.dtype), alpha])
+    return result.astype(image.dtype, copy=False)  # concatenate gives the machine's byte order
 
 
 def denoised_colours(model: Model, x: np.ndarray) -> np.ndarray:

@@ -7,13 +7,16 @@ import sys
 from types import TracebackType
 from typing import Any
 
+# The note stands before the bar: in a narrow terminal the end is what is cut off.
+FORMAT = "{desc}{postfix} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
+
 
 class Bar:
     """A progress bar by tqdm; nothing where stderr is no terminal, tqdm is not installed, or `shown` is
     false.
     """
 
-    def __init__(self, label: str, total: int, unit: str, shown: bool = True) -> None:
+    def __init__(self, label: str, total: int, shown: bool = True) -> None:
         self._bar: Any = None
         if shown and sys.stderr.isatty():
             try:
@@ -21,11 +24,11 @@ class Bar:
             except ImportError:
                 return
             width, height = shutil.get_terminal_size()  # tqdm alone shows nothing where the size is unknown
-            shape = {"ncols": width - 1, "nrows": height}
-            self._bar = tqdm(desc=label, total=total, unit=unit, leave=False, file=sys.stderr, **shape)
+            shape = {"ncols": width - 1, "nrows": height, "bar_format": FORMAT}
+            self._bar = tqdm(desc=label, total=total, leave=False, file=sys.stderr, **shape)
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """`count` further; `note` stands at the end of the bar."""
+        """`count` further; `note` stands before the bar."""
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(count)

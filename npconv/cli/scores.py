@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from .. import metrics
 from ..data.blur import gaussian_blur
-from ..metrics import ssim
 from .scenes import Scene
 
 BLUR_SIGMAS = tuple(round(0.3 + 0.1 * i, 1) for i in range(23))  # pixels: 0.3 to 2.5
@@ -28,7 +27,7 @@ class Error:
     @property
     def psnr(self) -> float:
         """In dB; infinite for identical images."""
-        return -10 * math.log10(self.mse) if self.mse > 0 else math.inf
+        return float(metrics.psnr_of_mse(np.float64(self.mse)))
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def error(image: np.ndarray, clean: np.ndarray) -> Error:
 def score(scene: Scene, denoised: np.ndarray, blur: bool) -> Score:
     """The figures of a scene; ValueError that names it if it is too small for SSIM."""
     try:
-        similarities = ssim(scene.noisy, scene.clean), ssim(denoised, scene.clean)
+        similarities = metrics.ssim(scene.noisy, scene.clean), metrics.ssim(denoised, scene.clean)
     except ValueError as problem:
         raise ValueError(f"{scene.name}: {problem}") from problem
     sigmas = BLUR_SIGMAS if blur else ()
@@ -71,8 +70,7 @@ def mean_psnr(errors: Sequence[Error]) -> float:
 
 def pooled_psnr(errors: Sequence[Error]) -> float:
     """The PSNR of the MSE over all values of all images, which may differ in size."""
-    total = math.fsum(e.mse * e.values for e in errors)
-    return -10 * math.log10(total / sum(e.values for e in errors) + 1e-8)
+    return metrics.pooled_psnr([e.mse for e in errors], [e.values for e in errors])
 
 
 def best_blur(scores: Sequence[Score]) -> tuple[float, float, float]:

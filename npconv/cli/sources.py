@@ -128,7 +128,7 @@ def _made(label: str, count: int, side: int, channels: int, seed: int | None, sh
     """Dead leaves images; `seed` None is the stream of the validation images, which is nobody's --seed."""
     rng = np.random.default_rng([VALIDATION_SEED, 1] if seed is None else seed)
     parts = []
-    with Bar(label, count, "image", shown) as bar:
+    with Bar(label, count, shown) as bar:
         for start in range(0, count, LEAVES_AT_A_TIME):
             parts.append(dead_leaves(min(LEAVES_AT_A_TIME, count - start), side, side, rng, channels))
             bar.advance(len(parts[-1]))

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import pictures
 from ..backends import backend
 from ..data import Pairs, parse_noise
+from ..extras import require
 from ..metrics import psnr
 from ..model import Epoch, Model
 from ..schedules import Schedule
@@ -129,7 +129,7 @@ def _add_training(group: Any) -> None:
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
     """Check everything, make the output folder, and return the work."""
     check_backend()
-    pictures.check_matplotlib()
+    require("matplotlib.figure")
     fill_in(args)
     source = open_source(args)
     model = make_model(args, source.image_shape[0])
@@ -208,11 +208,11 @@ class Training:
     def _batch_done(self, step: int, batches: int, loss: float) -> None:
         if self.bar is None:
             number, self.total_loss = len(self.model.history) + 1, 0.0
-            self.bar = Bar(f"epoch {number}/{self.args.epochs}", batches, "batch", not self.args.quiet)
+            self.bar = Bar(f"epoch {number}/{self.args.epochs}", batches, not self.args.quiet)
         self.total_loss += loss
         last = self.model.history[-1].psnr if self.model.history else None
-        psnr_text = "after the epoch" if last is None else f"{last:.2f} dB"
-        self.bar.advance(1, f"loss {self.total_loss / step:.5f}, PSNR {psnr_text}")
+        psnr_text = "" if last is None else f", PSNR {last:.2f} dB"
+        self.bar.advance(1, f"loss {self.total_loss / step:.5f}{psnr_text}")
         if step == batches:
             self._close_bar()
 

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from ..checks import number
+
 __all__ = ["gaussian_blur"]
 
 _REACH = 4.0  # the kernel is cut off at so many sigma, where it has fallen to 0.0003 of its middle
@@ -23,8 +25,7 @@ def gaussian_blur(images: np.ndarray, sigma: float) -> np.ndarray:
         raise ValueError(f"images (shape {images.shape}) must be (..., H, W), and not empty")
     if images.dtype.kind not in "uif":
         raise TypeError(f"images (dtype {images.dtype}) must be of real numbers")
-    if not (math.isfinite(sigma) and sigma >= 0):
-        raise ValueError(f"sigma (={sigma}) must be at least 0 and finite")
+    sigma = number(sigma, "sigma", 0)
     images = images if images.dtype.kind == "f" else images.astype(np.float32)
     weights = _kernel(sigma).astype(images.dtype)
     return _along_rows(_along_rows(images.swapaxes(-1, -2), weights).swapaxes(-1, -2), weights)

@@ -15,10 +15,10 @@ the spectrum, and strength and kurtosis of the noise of pixel sampling.
 
 from __future__ import annotations
 
-from numbers import Integral
-
 import numpy as np
 
+from ..checks import integer
+from ..random import generator_or_default
 from .leaves import Leaves, scatter_leaves, visible_leaves
 
 __all__ = ["dead_leaves"]
@@ -44,18 +44,17 @@ _TEXTURES = 16
 _TEXTURE_SIDE = 256  # pixels; a power of two, so that a bit mask wraps positions round
 
 
-def dead_leaves(count: int, height: int, width: int, rng: np.random.Generator, channels: int = 3) -> np.ndarray:
-    """Makes pictures with the statistics of photographs: random leaves in front of each other (module
-    docstring).
+def dead_leaves(
+    count: int, height: int, width: int, rng: np.random.Generator | None = None, channels: int = 3
+) -> np.ndarray:
+    """Makes pictures with the statistics of photographs: random leaves in front of each other (module docstring).
 
-    count, height, width: how many pictures of which size in pixels; channels: 3 (RGB) or 1 (gray). Returns
-    (count, channels, height, width), uint8. Raises ValueError or TypeError for arguments out of range.
+    count, height, width: how many pictures of which size in pixels; rng: None for the generator that
+    `manual_seed` sets; channels: 3 (RGB) or 1 (gray). Returns (count, channels, height, width), uint8. Raises
+    ValueError or TypeError for arguments out of range.
     """
-    for name, value in (("count", count), ("height", height), ("width", width)):
-        if not isinstance(value, Integral) or isinstance(value, bool):
-            raise TypeError(f"{name} (={value!r}) must be a whole number")
-        if value < 1:
-            raise ValueError(f"{name} (={value}) must be at least 1")
+    count, height, width = integer(count, "count", 1), integer(height, "height", 1), integer(width, "width", 1)
+    rng = generator_or_default(rng)
     if channels not in (1, 3):
         raise ValueError(f"channels (={channels}) must be 1 (gray) or 3 (RGB)")
     textures = _textures(rng)

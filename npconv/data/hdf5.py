@@ -19,10 +19,11 @@ import numpy as np
 from ..whole_file import whole_file
 from .pairs import Batch, StoredPairs, check_pair_dtype, check_pair_shapes
 from .photos import LRUCache, Photos
-from .values import check_dtype, check_finite, check_photo_scale, in_8bit_steps
+from .values import as_array, check_dtype, check_finite, check_scale, in_8bit_steps
 
 __all__ = ["HDF5Pairs", "HDF5Photos", "dataset_names", "write_images", "write_pairs"]
 
+_SAMPLE = 16  # pairs that are read when a file is opened, to see their scale
 _CHUNK_CACHE = 2**26  # bytes; for files by others, whose chunks may hold many images
 
 
@@ -55,7 +56,7 @@ class HDF5Photos(Photos):
         name = self._name(index)
         with _damage_named(name):
             photo = self._dataset[index]
-        check_photo_scale(photo, name)
+        check_scale(photo, name)
         return in_8bit_steps(photo, name)
 
     def _name(self, index: int) -> str:
@@ -74,8 +75,8 @@ class HDF5Pairs(StoredPairs):
     """Ready-made pairs, such as two noisy exposures of each scene, in an HDF5 file, read a batch at a time.
 
     path: the file; inputs, targets: its two (N, C, H, W) data sets, of one shape, uint8 or floats 0..255.
-    Raises FileNotFoundError; ValueError for a file or data sets of another kind, and on reading for damage
-    and for values that aren't finite; TypeError for other dtypes.
+    Raises FileNotFoundError; ValueError for a file or data sets of another kind, for images of 0..1 (a few are
+    looked at), and on reading for damage and for values that aren't finite; TypeError for other dtypes.
     """
 
     def __init__(self, path: str | Path, inputs: str = "input", targets: str = "target") -> None:
@@ -85,6 +86,7 @@ class HDF5Pairs(StoredPairs):
         check_pair_shapes(self._datasets[0].shape, self._datasets[1].shape)
         for dataset in self._datasets:
             check_pair_dtype(dataset.dtype, _described(dataset))
+            check_scale(_sample(dataset), _described(dataset))
         super().__init__(self._datasets[0].shape)
 
     def _read(self, indices: np.ndarray) -> Batch:
@@ -114,12 +116,12 @@ def write_images(path: str | Path, images: np.ndarray) -> None:
     images: (N, C, H, W), uint8, uint16 or floats 0..255. An existing file is replaced when the new one is
     whole. Raises ValueError or TypeError, before anything is written, for anything else.
     """
-    images = np.asarray(images)
+    images = as_array(images, "images")
     if images.ndim != 4 or images.size == 0:
         raise ValueError(f"images (shape {images.shape}) must be (N, C, H, W), and not empty")
     check_dtype(images.dtype, "images")
     check_finite(images, "images")
-    check_photo_scale(images, "images")
+    check_scale(images, "images")
     _write(Path(path), {"images": images})
 
 
@@ -129,11 +131,12 @@ def write_pairs(path: str | Path, inputs: np.ndarray, targets: np.ndarray) -> No
     inputs, targets: (N, C, H, W) of one shape, uint8 or floats 0..255. An existing file is replaced when the
     new one is whole. Raises ValueError or TypeError, before anything is written, for anything else.
     """
-    inputs, targets = np.asarray(inputs), np.asarray(targets)
+    inputs, targets = as_array(inputs, "inputs"), as_array(targets, "targets")
     check_pair_shapes(inputs.shape, targets.shape)
     for name, images in (("inputs", inputs), ("targets", targets)):
         check_pair_dtype(images.dtype, name)
         check_finite(images, name)
+        check_scale(images, name)
     _write(Path(path), {"input": inputs, "target": targets})
 
 
@@ -165,6 +168,15 @@ def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
         held = ", ".join(_names(file)) or "none"
         raise ValueError(f"{file.filename!r} has no data set {name!r}; it has: {held}")
     return dataset
+
+
+def _sample(dataset: h5py.Dataset) -> np.ndarray:
+    """The largest value of some images from all over a data set; of floats only, whose unit is not known."""
+    if dataset.dtype.kind != "f":
+        return np.empty(0)
+    indices = np.unique(np.linspace(0, len(dataset) - 1, _SAMPLE, dtype=np.intp))
+    with _damage_named(_described(dataset)):
+        return np.array([dataset[index].max() for index in indices])
 
 
 def _names(file: h5py.File) -> list[str]:

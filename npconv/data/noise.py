@@ -13,13 +13,13 @@ asked for. `parse_noise` reads what `str` of a model writes: `gaussian:25`, `poi
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Integral, Real
 
 import numpy as np
+
+from .. import checks
 
 __all__ = ["Gaussian", "Noise", "PixelSampling", "Poisson", "parse_noise"]
 
@@ -34,12 +34,11 @@ class Noise(ABC):
 
         photo: (C, H, W), 0..255, uint8 or float. Returns (list of noisy, clean), all float32, 0..255, of one
         shape: the photo's for Gaussian and Poisson noise, smaller by the block for pixel sampling. Raises
-        ValueError for a photo that isn't (C, H, W) or is too small, and for copies below 1.
+        ValueError for a photo that isn't (C, H, W) or is too small, and for copies below 1; TypeError for
+        copies that are no integer.
         """
         _check_photo(photo, self.smallest_photo(1))
-        if not isinstance(copies, Integral) or copies < 1:
-            raise ValueError(f"copies (={copies!r}) must be a whole number of at least 1")
-        return self._corrupt(photo, rng, int(copies))
+        return self._corrupt(photo, rng, checks.integer(copies, "copies", 1))
 
     def patch(
         self, photo: np.ndarray, size: int, rng: np.random.Generator, clean: bool = False
@@ -80,7 +79,7 @@ class _PixelwiseNoise(Noise):
         """`copies` noisy versions of a (C, H, W) image: (copies, C, H, W), float32."""
 
     def smallest_photo(self, size: int) -> int:
-        return _check_size(size)
+        return checks.integer(size, "size", 1)
 
     def _corrupt(self, photo: np.ndarray, rng: np.random.Generator, copies: int) -> Corrupted:
         return list(self._noisy(photo, rng, copies)), photo.astype(np.float32)
@@ -106,9 +105,7 @@ class Gaussian(_PixelwiseNoise):
     sigma: float
 
     def __post_init__(self) -> None:
-        _check_number("sigma", self.sigma)
-        if self.sigma < 0:
-            raise ValueError(f"sigma (={self.sigma}) must be at least 0")
+        checks.number(self.sigma, "sigma", 0)
 
     def __str__(self) -> str:
         return f"gaussian:{_plain(self.sigma)}"
@@ -131,9 +128,7 @@ class Poisson(_PixelwiseNoise):
     peak: float
 
     def __post_init__(self) -> None:
-        _check_number("peak", self.peak)
-        if self.peak <= 0:
-            raise ValueError(f"peak (={self.peak}) must be above 0")
+        checks.number(self.peak, "peak", above=0)
 
     def __str__(self) -> str:
         return f"poisson:{_plain(self.peak)}"
@@ -158,20 +153,15 @@ class PixelSampling(Noise):
     largest: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("smallest", "largest"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool):
-                raise TypeError(f"{name} (={value!r}) must be a whole number of pixels")
-        if self.smallest < 2:
-            raise ValueError(f"smallest (={self.smallest}) must be at least 2: 1 pixel has no noise")
-        if self.largest < self.smallest:
+        checks.integer(self.smallest, "smallest", 2)  # 1 pixel has no noise
+        if checks.integer(self.largest, "largest", 1) < self.smallest:
             raise ValueError(f"largest (={self.largest}) must be at least smallest (={self.smallest})")
 
     def __str__(self) -> str:
         return f"pixel-sampling:{self.smallest}-{self.largest}"
 
     def smallest_photo(self, size: int) -> int:
-        return self.smallest * _check_size(size)
+        return self.smallest * checks.integer(size, "size", 1)
 
     def _block(self, photo: np.ndarray, size: int, rng: np.random.Generator) -> int:
         largest = min(self.largest, photo.shape[1] // size, photo.shape[2] // size)
@@ -290,24 +280,9 @@ def _parse_range(text: str) -> tuple[int, int]:
         raise ValueError(f"block sides (={text!r}) must be two whole numbers, as 5-8") from None
 
 
-def _check_number(name: str, value: object) -> None:
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} (={value!r}) must be a number")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} (={value}) must be finite")
-
-
 def _plain(value: float) -> str:
     """The shortest text that reads back as the same float, without a trailing `.0`."""
     return repr(float(value)).removesuffix(".0")
-
-
-def _check_size(size: int) -> int:
-    if not isinstance(size, Integral) or isinstance(size, bool):
-        raise TypeError(f"size (={size!r}) must be a whole number of pixels")
-    if size < 1:
-        raise ValueError(f"size (={size}) must be at least 1")
-    return int(size)
 
 
 def _check_photo(photo: np.ndarray, side: int) -> None:

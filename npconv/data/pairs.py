@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from numbers import Integral
 from typing import TypeVar
 
 import numpy as np
 
+from ..checks import integer
 from .noise import Noise
 from .photos import Photos
-from .values import check_dtype, check_finite, check_share
+from .values import as_array, check_finite, check_scale, check_share
 
 __all__ = ["ArrayPairs", "Pairs", "PatchPairs", "StoredPairs"]
 
@@ -52,14 +52,14 @@ class Pairs(ABC):
         The last batch is smaller where batch_size does not divide the number of pairs. The arrays are the
         caller's. Raises ValueError for a batch_size below 1.
         """
-        return self._epoch(_check_count("batch_size", batch_size), rng)
+        return self._epoch(integer(batch_size, "batch_size", 1), rng)
 
     def take(self, count: int, rng: np.random.Generator) -> Batch:
         """Some pairs, no pair twice: (inputs, targets), each (count, C, H, W), float32, 0..255.
 
         Raises ValueError for a count below 1, or above the number of pairs where they are stored ones.
         """
-        return self._take(_check_count("count", count), rng)
+        return self._take(integer(count, "count", 1), rng)
 
 
 class StoredPairs(Pairs):
@@ -108,16 +108,17 @@ class ArrayPairs(StoredPairs):
     """Pairs in memory.
 
     inputs, targets: (N, C, H, W) of one shape, values 0..255, uint8 or float. They are not copied: batches
-    are converted one at a time. Raises ValueError for unequal shapes, empty arrays and values that aren't
-    finite, TypeError for other dtypes.
+    are converted one at a time. Raises ValueError for unequal shapes, empty arrays, values that aren't finite
+    and floats of 0..1, TypeError for other dtypes.
     """
 
     def __init__(self, inputs: np.ndarray, targets: np.ndarray) -> None:
-        inputs, targets = np.asarray(inputs), np.asarray(targets)
+        inputs, targets = as_array(inputs, "inputs"), as_array(targets, "targets")
         check_pair_shapes(inputs.shape, targets.shape)
         for name, images in (("inputs", inputs), ("targets", targets)):
             check_pair_dtype(images.dtype, name)
             check_finite(images, name)
+            check_scale(images, name)
         super().__init__(inputs.shape)
         self._inputs, self._targets = inputs, targets
 
@@ -154,8 +155,8 @@ class PatchPairs(Pairs):
         if target not in ("noisy", "clean"):
             raise ValueError(f"target (={target!r}) must be 'noisy' or 'clean'")
         self._photos, self._noise = photos, noise
-        self._patches = _check_count("patches", patches)
-        self._size = _check_count("patch_size", patch_size)
+        self._patches = integer(patches, "patches", 1)
+        self._size = integer(patch_size, "patch_size", 1)
         self._clean = target == "clean"
         self._augment = augment
         for index, size in enumerate(photos.known_sizes or ()):
@@ -245,14 +246,8 @@ def check_pair_shapes(inputs: tuple[int, ...], targets: tuple[int, ...]) -> None
 
 def check_pair_dtype(dtype: np.dtype, name: str) -> None:
     """uint8 or a float; 16-bit counts have no agreed scale, so that the caller must choose one."""
-    check_dtype(dtype, name)
-    if dtype.kind == "u" and dtype.itemsize > 1:
-        raise TypeError(f"{name} (dtype {dtype}) must be uint8 or a float of 0..255: scale and convert")
-
-
-def _check_count(name: str, value: int) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} (={value!r}) must be a whole number")
-    if value < 1:
-        raise ValueError(f"{name} (={value}) must be at least 1")
-    return int(value)
+    if dtype.kind != "f" and dtype != np.uint8:
+        raise TypeError(
+            f"{name} (dtype {dtype}) must be uint8 or a float of 0..255: "
+            "scale, and convert with numpy.asarray(x, 'float32')"
+        )

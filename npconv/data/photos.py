@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from .images import ENDINGS, read_image
-from .values import check_photo_scale, check_share, in_8bit_steps, with_channels
+from .values import check_scale, check_share, in_8bit_steps, with_channels
 
 __all__ = ["ArrayPhotos", "FolderPhotos", "LRUCache", "Photos"]
 
@@ -202,7 +202,7 @@ def _checked_photo(photo: np.ndarray, name: str) -> np.ndarray:
     photo = np.asarray(photo)
     if photo.ndim != 3 or photo.size == 0:
         raise ValueError(f"{name} (shape {photo.shape}) must be (C, H, W), and not empty")
-    check_photo_scale(photo, name)
+    check_scale(photo, name)
     return in_8bit_steps(photo, name)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ..extras import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,7 +21,7 @@ def read_pillow(path: Path) -> np.ndarray:
     # pillow decodes 16-bit colour to 8 bits without a word, so that is refused here.
     if path.suffix.lower() == ".png" and _png_is_deep_colour(path):
         raise ValueError("pillow cannot read 16-bit PNGs with colours or alpha: convert it to TIFF or NPY")
-    with pillow().open(path) as image:
+    with require("PIL.Image").open(path) as image:
         return pillow_to_array(image)
 
 
@@ -55,19 +57,12 @@ def write_jpeg(path: Path, image: np.ndarray) -> None:
     _picture(image).save(path, format="JPEG", quality=_JPEG_QUALITY)
 
 
-def pillow() -> Any:
-    """The module PIL.Image, imported when first needed: it comes with an extra."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError('PNG and JPEG files need pillow: pip install "npconv[app]"') from error
-    return Image
-
-
 def _picture(image: np.ndarray) -> Image:
     pixels = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
     # Native byte order: pillow takes big-endian arrays for something else.
-    return pillow().fromarray(np.ascontiguousarray(pixels, dtype=image.dtype.newbyteorder("=")))
+    native = np.ascontiguousarray(pixels, dtype=image.dtype.newbyteorder("="))
+    picture: Image = require("PIL.Image").fromarray(native)
+    return picture
 
 
 def _plain_mode(image: Image) -> str:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .pillow_images import pillow, pillow_to_array
+from ..extras import require
+from .pillow_images import pillow_to_array
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -22,7 +23,7 @@ _MIN_IS_WHITE, _PALETTE = 0, 3  # values of the tag PhotometricInterpretation
 
 def read_tiff(path: Path) -> np.ndarray:
     """A TIFF file of one image as (C, H, W), in the file's dtype."""
-    with _tifffile().TiffFile(path) as file:
+    with require("tifffile").TiffFile(path) as file:
         page = file.pages[0]
         try:
             array, axes = file.series[0].asarray(), file.series[0].axes
@@ -35,7 +36,6 @@ def read_tiff(path: Path) -> np.ndarray:
 
 def write_tiff(path: Path, image: np.ndarray) -> None:
     """Writes a (C, H, W) image with C from 1 to 4; the dtypes of TIFF are all integers and floats."""
-    tifffile = _tifffile()
     channels = image.shape[0]
     pixels = image[0] if channels == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
     options: dict[str, Any] = {"photometric": "rgb" if channels >= 3 else "minisblack", "metadata": None}
@@ -43,7 +43,7 @@ def write_tiff(path: Path, image: np.ndarray) -> None:
         options["planarconfig"] = "contig"
     if channels in (2, 4):
         options["extrasamples"] = ["unassalpha"]
-    tifffile.imwrite(path, pixels, **options)
+    require("tifffile").imwrite(path, pixels, **options)
 
 
 def _channels_first(array: np.ndarray, axes: str) -> np.ndarray:
@@ -88,13 +88,5 @@ def _oriented(image: np.ndarray, page: TiffPage) -> np.ndarray:
 def _read_with_pillow(path: Path, page: TiffPage) -> np.ndarray:
     if page.bitspersample > 8:  # pillow would shorten 16-bit colours to 8 bits
         raise ValueError("its compression needs another package: pip install imagecodecs")
-    with pillow().open(path) as image:
+    with require("PIL.Image").open(path) as image:
         return pillow_to_array(image)
-
-
-def _tifffile() -> Any:
-    try:
-        import tifffile
-    except ImportError as error:
-        raise ImportError('TIFF files need tifffile: pip install "npconv[app]"') from error
-    return tifffile

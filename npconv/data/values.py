@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 _GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of ITU-R BT.601, as pillow's and OpenCV's gray
@@ -21,6 +23,14 @@ def in_8bit_steps(array: np.ndarray, name: str) -> np.ndarray:
     return array
 
 
+def as_array(images: Any, name: str) -> np.ndarray:
+    """Images as an array; ValueError for lists of unequal lengths."""
+    try:
+        return np.asarray(images)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array of (N, C, H, W) numbers: {error}") from error
+
+
 def check_dtype(dtype: np.dtype, name: str) -> None:
     """uint8, uint16, or a float."""
     if dtype.kind == "f" or (dtype.kind == "u" and dtype.itemsize <= 2):
@@ -34,10 +44,9 @@ def check_finite(array: np.ndarray, name: str) -> None:
         raise ValueError(f"{name} has values that are not finite (NaN or infinity)")
 
 
-def check_photo_scale(array: np.ndarray, name: str) -> None:
-    """Floats that all lie in 0..1 are in another unit than a noise's sigma, which is in steps of 0..255."""
-    if array.dtype.kind == "f" and array.size and 0 < array.max() <= 1 and array.min() >= 0:
-        largest = array.max()
+def check_scale(array: np.ndarray, name: str) -> None:
+    """Floats of 0..1, noisy ones too, are in another unit than a noise's sigma and the model: steps of 0..255."""
+    if array.dtype.kind == "f" and array.size and 0 < (largest := array.max()) <= 1:
         raise ValueError(f"{name} has values in 0..1 (largest: {largest:.3g}), not 0..255: multiply by 255")
 
 

@@ -78,6 +78,52 @@ def test_dtype_channels_and_scale_are_kept(tmp_path, rgb_model, denoise, ending,
     assert expected.std() > 0.02 * white
 
 
+@pytest.mark.parametrize("dtype", [">u2", ">i4", ">f4", ">f8"])
+def test_the_byte_order_is_kept(tmp_path, rgb_model, denoise, dtype):
+    image = random_image(4, dtype)
+    np.save(tmp_path / "big.npy", image)
+    np.save(tmp_path / "native.npy", image.astype(np.dtype(dtype).newbyteorder("=")))
+    assert denoise("big.npy", "native.npy", "--range", "255") == 0
+    big, native = (np.load(tmp_path / "denoised" / f"{name}.npy") for name in ("big", "native"))
+    assert big.dtype.str == dtype
+    np.testing.assert_array_equal(big, native)
+
+
+def unshuffled(channels: int) -> npconv.Sequential:
+    """A denoiser that begins with pixels as channels, and ends with channels as pixels."""
+    inside = npconv.Sequential(npconv.Conv2d(4 * channels, 4 * channels, 3, padding=1), npconv.Sigmoid())
+    return npconv.Sequential(npconv.PixelUnshuffle(2), inside, npconv.PixelShuffle(2))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_that_begins_with_pixel_unshuffle(tmp_path, denoise, channels):
+    npconv.manual_seed(0)
+    model = Model(unshuffled(channels))
+    model.save(tmp_path / "model.h5")
+    image = random_image(3, "float32")
+    data.write_image(tmp_path / "a.npy", image)
+    assert denoise("a.npy", "-o", "b.npy") == 0
+    expected = model.predict(image[np.newaxis] if channels == 3 else image[:, np.newaxis]).reshape(image.shape)
+    np.testing.assert_allclose(data.read_image(tmp_path / "b.npy"), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("network", "channels"),
+    [
+        (npconv.Sequential(npconv.PixelUnshuffle(2), npconv.PixelUnshuffle(2), npconv.Conv2d(48, 8, 3)), 3),
+        (npconv.Sequential(npconv.PixelShuffle(2), npconv.Conv2d(3, 8, 3)), 12),
+        (npconv.Sequential(npconv.ReLU(), npconv.Conv2d(5, 8, 3), npconv.PixelUnshuffle(2)), 5),
+        (npconv.Sum(npconv.Identity(), unshuffled(3)), 3),
+        (npconv.Sequential(npconv.Concat(npconv.Identity(), npconv.ReLU()), npconv.Conv2d(6, 3, 3)), 3),
+        (npconv.Sequential(npconv.Sum(npconv.Identity(), npconv.ReLU()), npconv.Conv2d(3, 3, 3)), 3),
+        (npconv.Sequential(npconv.PixelUnshuffle(2), npconv.Conv2d(3, 8, 3)), None),  # no image has 3/4 channels
+        (npconv.ReLU(), None),
+    ],
+)
+def test_the_channels_of_images_follow_from_the_network(network, channels):
+    assert pixels.network_channels(network) == channels
+
+
 def test_rgb_through_a_gray_network_goes_channel_by_channel(tmp_path, gray_model, denoise):
     image = random_image(3, "float32")
     data.write_image(tmp_path / "a.npy", image)
@@ -171,6 +217,11 @@ def test_nothing_is_overwritten_by_surprise(tmp_path, rgb_model, denoise, capsys
         (("notes.txt",), "the ending of 'notes.txt' must be one of .png"),
         (("a.png", "-o", "b.gif"), "the ending of 'b.gif' must be one of .png"),
         (("a.png", "other/a.png"), "would both become 'denoised/a.png'"),
+        (("a.png", "b.png", "-o", "z.png"), "2 inputs cannot go into one file 'z.png': name a folder with -o"),
+        (("a.png", "b.png", "-o", "a.png"), "2 inputs cannot go into one file 'a.png'"),
+        (("other", "-o", "notes.txt"), "'notes.txt' is a file, not a folder to write to"),
+        (("a.png", "-o", "notes.txt/"), "'notes.txt' is a file, not a folder to write to"),
+        (("a.png", "-o", "notes.txt/deep/b.png"), "'notes.txt' is a file, not a folder to write to"),
         (("empty",), "no images in 'empty'"),
         (("a.png", "--range", "0"), "argument --range: '0' must be a finite number above 0"),
         (("a.png", "--model", "none.h5"), "there is no model file 'none.h5': npconv train writes one"),
@@ -181,7 +232,7 @@ def test_nothing_is_overwritten_by_surprise(tmp_path, rgb_model, denoise, capsys
 def test_wrong_arguments_come_before_any_work(tmp_path, rgb_model, denoise, capsys, arguments, message):
     for folder in ("other", "empty"):
         (tmp_path / folder).mkdir()
-    for name in ("a.png", "other/a.png"):
+    for name in ("a.png", "b.png", "other/a.png"):
         data.write_image(tmp_path / name, random_image(3, "uint8"))
     (tmp_path / "notes.txt").write_text("text")
     Model(npconv.Sequential(npconv.Conv2d(3, 3, 3, stride=2, padding=1))).save(tmp_path / "half.h5")
@@ -189,7 +240,14 @@ def test_wrong_arguments_come_before_any_work(tmp_path, rgb_model, denoise, caps
     error = capsys.readouterr().err
     assert error.startswith("npconv denoise: error: ") and error.count("\n") == 1
     assert message in error.replace("\\\\", "/")
-    assert not (tmp_path / "denoised").exists()
+    assert not (tmp_path / "denoised").exists() and not (tmp_path / "z.png").exists()
+
+
+def test_a_folder_of_one_image_may_become_a_file(tmp_path, rgb_model, denoise):
+    (tmp_path / "in").mkdir()
+    data.write_image(tmp_path / "in" / "a.png", random_image(3, "uint8"))
+    assert denoise("in", "-o", "z.png") == 0
+    assert (tmp_path / "z.png").is_file()
 
 
 def test_ctrl_c_leaves_no_half_image(tmp_path, rgb_model, denoise, capsys, monkeypatch):

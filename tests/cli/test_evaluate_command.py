@@ -111,6 +111,15 @@ def test_gray_images_stay_gray_as_in_denoise(folder, evaluate, tmp_path, capsys)
     np.testing.assert_allclose(printed[:2], [metrics.psnr(noisy, gray), metrics.psnr(denoised, gray)], atol=0.0051)
 
 
+def test_a_network_that_begins_with_pixel_unshuffle(evaluate, tmp_path, capsys):
+    conv = npconv.Conv2d(12, 12, 3, padding=1)
+    network = npconv.Sequential(npconv.PixelUnshuffle(2), conv, npconv.PixelShuffle(2))
+    Model(network).save(tmp_path / "model.h5")
+    for options in ((), ("--pairs", 3)):
+        assert evaluate("clean", "--noise", "gaussian:25", *options, "--model", tmp_path / "model.h5") == 0
+        assert "mean of images' PSNRs (dB)" in capsys.readouterr().out
+
+
 def test_patches_are_those_that_training_validates_on(folder, evaluate, capsys):
     noise = "gaussian:25"
     assert evaluate("clean", "--noise", noise, "--pairs", 7, "--patch-size", 16) == 0

@@ -8,12 +8,14 @@ import json
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pytest
 
 import npconv
 from npconv import data, optim
 from npconv.cli import main, run_folder, sources
+from npconv.cli.progress import Bar
 from npconv.cli.recipe import make_schedule
 from npconv.model import Model
 
@@ -256,6 +258,15 @@ def test_an_output_that_is_a_file_is_an_error(train, tmp_path, capsys):
     assert str(tmp_path / "run") in only_error(capsys, train())
 
 
+def test_ready_made_pairs_of_0_to_1_are_refused(train, tmp_path, capsys):
+    images = np.random.default_rng(0).uniform(0, 1, (20, 3, 16, 16)).astype(np.float32)
+    with h5py.File(tmp_path / "lab.h5", "w") as file:
+        file["input"] = file["target"] = images
+    error = only_error(capsys, main(["train", "--data", str(tmp_path / "lab.h5"), "-o", str(tmp_path / "run")]))
+    assert "data set 'input' of lab.h5 has values in 0..1 (largest: " in error
+    assert not (tmp_path / "run").exists()
+
+
 def test_matplotlib_is_asked_for_at_the_start(train, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert 'pip install "npconv[app]"' in only_error(capsys, train())
@@ -277,6 +288,19 @@ def test_a_bar_with_loss_and_psnr_on_a_terminal(train, capsys, monkeypatch):
     assert train("--batch-size", "16") == 0
     err = capsys.readouterr().err
     assert "epoch 1/2" in err and "epoch 2/2" in err and "loss 0." in err and " dB" in err
+
+
+def test_the_bar_has_room_for_loss_and_psnr_in_80_columns(capsys, monkeypatch):
+    tqdm = pytest.importorskip("tqdm")
+    monkeypatch.setattr(tqdm, "tqdm", functools.partial(tqdm.tqdm, mininterval=0))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    with Bar("epoch 100/100", 10000) as bar:
+        bar.advance(9999, "loss 0.01234, PSNR 24.52 dB")
+    shown = [line for line in capsys.readouterr().err.split("\r") if "9999/10000" in line]
+    assert shown
+    for line in shown:
+        assert len(line) < 80 and line.startswith("epoch 100/100, loss 0.01234, PSNR 24.52 dB 100%|")
 
 
 # ---- how it ends ----

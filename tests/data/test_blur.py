@@ -59,7 +59,7 @@ def test_sigma_0_changes_nothing():
 
 @pytest.mark.parametrize("sigma", [-1, math.nan, math.inf])
 def test_a_wrong_sigma_is_an_error(sigma):
-    with pytest.raises(ValueError, match=rf"sigma \(={sigma}\) must be at least 0 and finite"):
+    with pytest.raises(ValueError, match=rf"sigma \(={sigma}\) must be (at least 0|finite)"):
         gaussian_blur(np.zeros((4, 4)), sigma)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import npconv
 from npconv.data import PixelSampling, dead_leaves
 from npconv.data.leaves import scatter_leaves, visible_leaves
 
@@ -31,8 +32,16 @@ def test_sizes_must_be_positive(name, value):
     sizes = {"count": 1, "height": 8, "width": 8}
     with pytest.raises(ValueError, match=rf"{name} \(={value}\) must be at least 1"):
         dead_leaves(**{**sizes, name: value}, rng=np.random.default_rng(0))
-    with pytest.raises(TypeError, match=rf"{name} \(=8.5\) must be a whole number"):
+    with pytest.raises(TypeError, match=rf"{name} \(=8.5\) must be an integer"):
         dead_leaves(**{**sizes, name: 8.5}, rng=np.random.default_rng(0))
+
+
+def test_the_generator():
+    npconv.manual_seed(3)
+    default = dead_leaves(1, 8, 8)
+    np.testing.assert_array_equal(default, dead_leaves(1, 8, 8, np.random.default_rng(3)))
+    with pytest.raises(TypeError, match=r"rng \(=0\) must be a numpy.random.Generator"):
+        dead_leaves(1, 8, 8, 0)
 
 
 def test_channels_are_1_or_3():

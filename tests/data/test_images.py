@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -224,3 +225,16 @@ def test_npy_files_hold_data_only(tmp_path):
     np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="cannot read .*object.npy"):
         read_image(tmp_path / "object.npy")
+
+
+@pytest.mark.parametrize(
+    ("ending", "package", "message"),
+    [("png", "PIL", "PNG and JPEG files need pillow"), ("tif", "tifffile", "TIFF files need tifffile")],
+)
+def test_a_missing_package_is_named_with_how_to_install_it(tmp_path, monkeypatch, ending, package, message):
+    path = tmp_path / f"image.{ending}"
+    write_image(path, np.zeros((1, 4, 4), np.uint8))
+    monkeypatch.setitem(sys.modules, package, None)
+    for call in (lambda: read_image(path), lambda: write_image(path, np.zeros((1, 4, 4), np.uint8))):
+        with pytest.raises(ImportError, match=re.escape(f'{message}: pip install "npconv[app]"')):
+            call()

@@ -189,7 +189,7 @@ def test_text_of_a_noise():
         ("gaussian:-3", r"sigma \(=-3.0\) must be at least 0"),
         ("gaussian:nan", r"sigma \(=nan\) must be finite"),
         ("gaussian:inf", r"sigma \(=inf\) must be finite"),
-        ("poisson:0", r"peak \(=0.0\) must be above 0"),
+        ("poisson:0", r"peak \(=0.0\) must be greater than 0"),
         ("poisson", r"the number \(peak\) is missing"),
         ("pixel-sampling:8-5", r"largest \(=5\) must be at least smallest \(=8\)"),
         ("pixel-sampling:1-5", r"smallest \(=1\) must be at least 2"),
@@ -208,8 +208,10 @@ def test_wrong_arguments():
         Gaussian(-3)
     with pytest.raises(TypeError, match=r"sigma \(='25'\) must be a number"):
         Gaussian("25")
-    with pytest.raises(TypeError, match=r"smallest \(=5.5\) must be a whole number"):
+    with pytest.raises(TypeError, match=r"smallest \(=5.5\) must be an integer"):
         PixelSampling(5.5)
+    with pytest.raises(TypeError, match=r"copies \(=2.0\) must be an integer"):
+        Gaussian(1).corrupt(photo, rng, copies=2.0)
     with pytest.raises(ValueError, match=r"photo \(shape \(20, 20\)\) must be \(C, H, W\)"):
         Gaussian(1).corrupt(photo[0], rng)
     with pytest.raises(ValueError, match=r"copies \(=0\)"):

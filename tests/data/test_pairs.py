@@ -95,7 +95,7 @@ def test_counts_are_checked_at_the_call(stored, name):
     call = stored.batches if name == "batch_size" else stored.take
     with pytest.raises(ValueError, match=rf"{name} \(=0\) must be at least 1"):
         call(0, np.random.default_rng(0))
-    with pytest.raises(TypeError, match=rf"{name} \(=2.0\) must be a whole number"):
+    with pytest.raises(TypeError, match=rf"{name} \(=2.0\) must be an integer"):
         call(2.0, np.random.default_rng(0))
 
 
@@ -111,7 +111,11 @@ ONES = np.ones((2, 1, 3, 3), np.uint8)
         (ONES[:0], ONES[:0], ValueError, "inputs and targets (shape (0, 1, 3, 3)) must not be empty"),
         (ONES, ONES * np.nan, ValueError, "targets has values that are not finite"),
         (ONES * -np.inf, ONES, ValueError, "inputs has values that are not finite"),
-        (ONES.astype(np.int64), ONES, TypeError, "inputs (dtype int64) must be uint8, uint16 or a float"),
+        (ONES.astype(np.int64), ONES, TypeError, "inputs (dtype int64) must be uint8 or a float of 0..255: scale"),
+        (ONES, ONES.astype(np.int64).tolist(), TypeError, "targets (dtype int64) must be uint8 or a float of 0..255"),
+        (ONES, [[1], [2, 3]], ValueError, "targets must be an array of (N, C, H, W) numbers"),
+        (ONES / 2, ONES, ValueError, "inputs has values in 0..1 (largest: 0.5), not 0..255: multiply by 255"),
+        (ONES, ONES * [1.0, 0.5, -0.2], ValueError, "targets has values in 0..1 (largest: 1), not 0..255"),
         (
             ONES,
             ONES.astype(np.uint16),
@@ -124,6 +128,29 @@ def test_pairs_that_are_none(tmp_path, write, inputs, targets, error, message):
     with pytest.raises(error, match=re.escape(message)):
         write_pairs(tmp_path / "pairs.h5", inputs, targets) if write else ArrayPairs(inputs, targets)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("images", [ONES, ONES * 2.0])
+def test_lists_are_pairs_as_arrays_are(images):
+    as_lists = list(images), (images * 3.0).tolist()
+    inputs, targets = ArrayPairs(*as_lists).take(2, np.random.default_rng(0))
+    np.testing.assert_array_equal(inputs, images)
+    np.testing.assert_array_equal(targets, images * 3)
+
+
+def test_black_pairs_have_no_scale_to_be_wrong():
+    assert len(ArrayPairs(ONES * 0.0, ONES * -0.5)) == 2
+
+
+def test_hdf5_pairs_of_0_to_1_are_refused_when_they_are_opened(tmp_path):
+    targets = np.random.default_rng(0).uniform(-0.2, 1, (40, 1, 3, 4)).astype(np.float32)
+    with h5py.File(tmp_path / "lab.h5", "w") as file:
+        file["input"], file["target"] = targets * 255, targets
+    with pytest.raises(ValueError, match=r"data set 'target' of lab.h5 has values in 0..1 \(largest: 0.99"):
+        HDF5Pairs(tmp_path / "lab.h5")
+    with h5py.File(tmp_path / "lab.h5", "a") as file:
+        file["target"][-1] *= 255  # a few nearly black images are no sign of a scale
+    assert len(HDF5Pairs(tmp_path / "lab.h5")) == 40
 
 
 def test_hdf5_pairs_of_other_files(tmp_path):
@@ -240,7 +267,7 @@ def test_patch_pairs_arguments():
         PatchPairs(photos_of(1), Gaussian(1), target="blurred")
     with pytest.raises(ValueError, match=r"patches \(=0\) must be at least 1"):
         PatchPairs(photos_of(1), Gaussian(1), patches=0)
-    with pytest.raises(TypeError, match=r"patch_size \(=8.0\) must be a whole number"):
+    with pytest.raises(TypeError, match=r"patch_size \(=8.0\) must be an integer"):
         PatchPairs(photos_of(1), Gaussian(1), patch_size=8.0)
     with pytest.raises(ValueError, match=r"photo 0 \(12 x 12\) must be at least 32 x 32 pixels for patches of 32"):
         PatchPairs(photos_of(1), Gaussian(1))
