@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -58,6 +59,10 @@ class Backend(ABC):
     @abstractmethod
     def run(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
         """Run the tasks, one a worker, at the same time; their results in the order of the tasks."""
+
+    @abstractmethod
+    def constant_weights(self) -> AbstractContextManager[None]:
+        """Within this context no weight changes: what is computed from weights alone may be computed once."""
 
     # ---- windows ----
     @abstractmethod
@@ -151,38 +156,51 @@ class Backend(ABC):
     def avg_pool2d_backward(self, grad: Array, divisor: Array, shape: tuple[int, ...], geometry: ConvGeometry) -> Array:
         """The adjoint of `avg_pool2d_forward` for an input of `shape`."""
 
-    # ---- activations: what backward needs of forward is forward's output ----
+    # ---- activations: the result is written to `out`, which may be the first argument; None is a new array ----
     @abstractmethod
-    def relu_forward(self, x: Array) -> Array:
+    def relu_forward(self, x: Array, out: Array | None = None) -> Array:
         """max(0, x)."""
 
     @abstractmethod
-    def relu_backward(self, grad: Array, output: Array) -> Array:
-        """grad where output > 0, else 0."""
+    def relu_backward(self, grad: Array, output: Array, out: Array | None = None) -> Array:
+        """0 where forward's output is 0, else grad: also where it is NaN."""
 
     @abstractmethod
-    def leaky_relu_forward(self, x: Array, slope: float) -> Array:
+    def leaky_relu_forward(self, x: Array, slope: float, out: Array | None = None) -> Array:
         """x where x > 0, else slope x."""
 
     @abstractmethod
-    def leaky_relu_backward(self, grad: Array, x: Array, slope: float) -> Array:
-        """grad where x > 0, else slope grad."""
+    def leaky_relu_backward(self, grad: Array, x: Array, slope: float, out: Array | None = None) -> Array:
+        """grad where x > 0, else slope grad; for a slope of at least 0, forward's output serves as well as x."""
 
     @abstractmethod
-    def sigmoid_forward(self, x: Array) -> Array:
+    def sigmoid_forward(self, x: Array, out: Array | None = None) -> Array:
         """1 / (1 + exp(-x)), without overflow."""
 
     @abstractmethod
-    def sigmoid_backward(self, grad: Array, output: Array) -> Array:
-        """grad output (1 - output)."""
+    def sigmoid_backward(self, grad: Array, output: Array, out: Array | None = None) -> Array:
+        """grad output (1 - output), of forward's output."""
 
     @abstractmethod
-    def tanh_forward(self, x: Array) -> Array:
+    def tanh_forward(self, x: Array, out: Array | None = None) -> Array:
         """tanh(x)."""
 
     @abstractmethod
-    def tanh_backward(self, grad: Array, output: Array) -> Array:
-        """grad (1 - output^2)."""
+    def tanh_backward(self, grad: Array, output: Array, out: Array | None = None) -> Array:
+        """grad (1 - output^2), of forward's output."""
+
+    # ---- joining ----
+    @abstractmethod
+    def add(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """a + b, of one shape; written to `out`, which may be either, or a new array."""
+
+    @abstractmethod
+    def scaled(self, x: Array, factor: float) -> Array:
+        """x times a number, as a new array."""
+
+    @abstractmethod
+    def concatenate(self, arrays: Sequence[Array], axis: int) -> Array:
+        """The arrays one after the other along `axis`, always in a new array."""
 
     # ---- normalization, dense, dropout ----
     @abstractmethod

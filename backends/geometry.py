@@ -15,6 +15,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 Pair = tuple[int, int]
@@ -85,12 +86,19 @@ class ConvGeometry:
         (top, bottom), (left, right) = self.padding
         return replace(self, padding=((top, bottom - rows), (left, right - columns)))
 
-    @property
+    def __hash__(self) -> int:
+        return self._hash  # computed once: plans for a shape and a geometry are looked up at every call
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.kernel, self.stride, self.padding, self.dilation, self.groups))
+
+    @cached_property
     def taps(self) -> int:
         """The number of kernel elements per channel."""
         return self.kernel[0] * self.kernel[1]
 
-    @property
+    @cached_property
     def extent(self) -> Pair:
         """The (height, width) in pixels that one window spans."""
         (kh, kw), (dh, dw) = self.kernel, self.dilation
@@ -103,6 +111,16 @@ class ConvGeometry:
 
     def output_size(self, size: Pair) -> Pair:
         """The number of windows, down and across; ValueError if not even one fits."""
+        found = self._output_sizes.get(size)
+        if found is None:
+            found = self._output_sizes[size] = self._checked_output_size(size)
+        return found
+
+    @cached_property
+    def _output_sizes(self) -> dict[Pair, Pair]:
+        return {}
+
+    def _checked_output_size(self, size: Pair) -> Pair:
         padded = self.padded_size(size)
         if min(size) < 1:
             raise ValueError(f"the image is {size[0]}x{size[1]}: height and width must be at least 1")

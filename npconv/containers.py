@@ -8,12 +8,19 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any, overload
+from typing import Any, NoReturn, overload
 
 from .backends import backend
 from .backends.base import Array
 from .backends.geometry import integer
-from .module import BackwardError, Layer, Module, is_grad_enabled
+from .module import (
+    BackwardError,
+    Layer,
+    Module,
+    is_grad_enabled,
+    structure_changed,
+)
+from .ownership import gives_fresh_gradient, gives_fresh_output, is_written_by
 
 
 class Identity(Layer):
@@ -54,6 +61,7 @@ class Container(Module):
                 "so make a second one"
             )
         self._modules[name] = module
+        structure_changed()
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         yield from self._modules.items()
@@ -96,12 +104,15 @@ class Container(Module):
         """Raise an error from the module `name` again, with the place where it happened."""
         try:
             yield
-        except Exception as error:
-            if type(error) not in _LOCATED:
-                raise
-            label = f"{index}" if name == str(index) else f"{index} ({name})"
-            place = f"{type(self).__name__}, layer {label}: {self._modules[name]!r}"
-            raise type(error)(f"{place}, {what} of shape {getattr(x, 'shape', ())}: {error}") from error
+        except _LOCATED as error:
+            self._raise_located(error, index, name, x, what)
+
+    def _raise_located(self, error: Exception, index: int, name: str, x: Any, what: str) -> NoReturn:
+        if type(error) not in _LOCATED:  # a subclass, whose constructor may want something else
+            raise error
+        label = f"{index}" if name == str(index) else f"{index} ({name})"
+        place = f"{type(self).__name__}, layer {label}: {self._modules[name]!r}"
+        raise type(error)(f"{place}, {what} of shape {getattr(x, 'shape', ())}: {error}") from error
 
 
 # Errors that are raised again with their place must be of a type whose constructor takes one message.
@@ -114,6 +125,9 @@ class Sequential(Container):
     `Sequential(Conv2d(3, 8, 3), ReLU())` or `Sequential({"conv": ..., "relu": ...})`. Index with a position, a name,
     or a slice (a Sequential that shares the modules). An error from a module is raised again with its index, its
     repr and the input's shape.
+
+    An array that a module has just made, and that nobody else holds, may be overwritten by the next module: so a
+    convolution and its activation need one array, not two. The caller's arrays are never changed.
     """
 
     @overload
@@ -132,16 +146,49 @@ class Sequential(Container):
         return self
 
     def forward(self, x: Array) -> Array:
-        for index, (name, module) in enumerate(self._modules.items()):
-            with self._located(index, name, x):
-                x = module.forward(x)
-        return x
+        return self._forward(x, owned=False)
 
     def backward(self, grad_output: Array) -> Array:
-        for index, (name, module) in reversed(list(enumerate(self._modules.items()))):
-            with self._located(index, name, grad_output, "grad_output"):
-                grad_output = module.backward(grad_output)
+        return self._backward(grad_output, owned=False)
+
+    def forward_in_place(self, x: Array) -> Array:
+        return self._forward(x, owned=True) if is_written_by(Sequential, self, "forward") else self.forward(x)
+
+    def backward_in_place(self, grad_output: Array) -> Array:
+        if not is_written_by(Sequential, self, "backward"):
+            return self.backward(grad_output)
+        return self._backward(grad_output, owned=True)
+
+    def _forward(self, x: Array, owned: bool) -> Array:
+        """`owned`: nobody else holds `x`, so that the first module may overwrite it."""
+        place = 0, ""
+        try:
+            for index, (name, module) in enumerate(self._modules.items()):
+                place = index, name
+                x = module.forward_in_place(x) if owned else module.forward(x)
+                owned = gives_fresh_output(module)
+        except _LOCATED as error:
+            self._raise_located(error, *place, x, "input")
+        return x
+
+    def _backward(self, grad_output: Array, owned: bool) -> Array:
+        place = 0, ""
+        try:
+            for index, (name, module) in reversed(list(enumerate(self._modules.items()))):
+                place = index, name
+                grad_output = module.backward_in_place(grad_output) if owned else module.backward(grad_output)
+                owned = gives_fresh_gradient(module)
+        except _LOCATED as error:
+            self._raise_located(error, *place, grad_output, "grad_output")
         return grad_output
+
+    @property
+    def fresh_output(self) -> bool:
+        return len(self) > 0 and gives_fresh_output(self[-1])
+
+    @property
+    def fresh_gradient(self) -> bool:
+        return len(self) > 0 and gives_fresh_gradient(self[0])
 
     def skip_input_gradient(self) -> None:
         super().skip_input_gradient()
@@ -197,12 +244,15 @@ class Parallel(Container):
 
     def _input_gradient(self, grads: list[Array]) -> Array:
         """The branches' input gradients, added up: each branch saw the same input."""
-        total = None
+        parts = []
         for index, (name, branch) in enumerate(self._modules.items()):
             with self._located(index, name, grads[index], "grad_output"):
-                part = branch.backward(grads[index])
-            total = part if total is None else total + part
-        return total
+                parts.append(branch.backward(grads[index]))
+        return _added_up(parts, [gives_fresh_gradient(branch) for branch in self])
+
+    @property
+    def fresh_gradient(self) -> bool:
+        return len(self) > 1 or gives_fresh_gradient(self[0])
 
     @property
     def scale(self) -> tuple[Fraction, Fraction]:
@@ -229,7 +279,11 @@ class Concat(Parallel):
             raise ValueError(
                 f"Concat: the branches give shapes {[y.shape for y in outputs]}; they may differ in channels only"
             )
-        return backend().xp.concatenate(outputs, axis=axis)
+        return backend().concatenate(outputs, axis)
+
+    @property
+    def fresh_output(self) -> bool:
+        return True
 
     def backward(self, grad_output: Array) -> Array:
         shapes = self._backward_shapes()
@@ -258,15 +312,28 @@ class Sum(Parallel):
         outputs = self._outputs(x)
         if any(y.shape != outputs[0].shape for y in outputs):
             raise ValueError(f"Sum: the branches give shapes {[y.shape for y in outputs]}; they must be equal")
-        total = outputs[0]
-        for y in outputs[1:]:
-            total = total + y
-        return total
+        return _added_up(outputs, [gives_fresh_output(branch) for branch in self])
+
+    @property
+    def fresh_output(self) -> bool:
+        return len(self) > 1 or gives_fresh_output(self[0])
 
     def backward(self, grad_output: Array) -> Array:
         shapes = self._backward_shapes()
         _check_grad(self, grad_output, shapes[0])
         return self._input_gradient([grad_output] * len(shapes))
+
+
+def _added_up(parts: list[Array], fresh: list[bool]) -> Array:
+    """The sum of the parts, in their order; written over one of those that are `fresh`, which nobody else holds."""
+    total, owned = parts[0], fresh[0]
+    for part, part_owned in zip(parts[1:], fresh[1:], strict=True):
+        if part.dtype != total.dtype:
+            total = total + part
+        else:
+            total = backend().add(total, part, total if owned else part if part_owned else None)
+        owned = True
+    return total
 
 
 def _check_grad(module: Module, grad_output: Array, expected: tuple[int, ...]) -> None:

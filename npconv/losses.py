@@ -57,7 +57,7 @@ class Loss(ABC):
             who = type(self).__name__
             raise BackwardError(f"{who}.backward was called before {who}.forward (or after one under no_grad)")
         grad, factor = self.gradient(*self._kept), self._factor(self._kept[0])
-        return grad if factor == 1 else grad * factor
+        return grad if factor == 1 else backend().scaled(grad, factor)
 
     def replica(self) -> Loss:
         """A copy for another worker."""

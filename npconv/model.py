@@ -18,7 +18,7 @@ from .data.pairs import Pairs
 from .inputs import as_images, as_pairs, held_out_images
 from .losses import MSE, Loss
 from .metrics import psnr
-from .module import Module, no_grad
+from .module import Module, no_grad, structure_version
 from .optim import SGD, Adam, Optimizer
 from .random import generator_or_default
 from .schedules import OneCycleLR, Schedule
@@ -71,6 +71,7 @@ class Model:
         self.network = networks.strided() if network is None else network
         self.loss = MSE() if loss is None else loss
         self.optimizer = self._default_optimizer(network) if optimizer is None else optimizer
+        self._checked: Any = None
         self._check_optimizer()
         self.history: list[Epoch] = []
         self._crew = Crew()
@@ -84,9 +85,14 @@ class Model:
     def _check_optimizer(self) -> None:
         if self.optimizer is None:
             return
+        counts = [len(group["params"]) for group in self.optimizer.groups]
+        state = (structure_version(), self.network, self.optimizer, counts)
+        if state == self._checked:  # once is enough, until something changes
+            return
         own = {id(parameter.data) for parameter in self.network.parameters()}
         if any(id(p.data) not in own for group in self.optimizer.groups for p in group["params"]):
             raise ValueError("the optimizer must have the network's parameters only: make it with network.parameters()")
+        self._checked = state
 
     # ---- training ----
     def train_batch(self, x: Array, t: Array) -> float:
@@ -244,7 +250,7 @@ class Model:
         per_task = max(1, min(PREDICT_PIXELS // (x.shape[2] * x.shape[3]), math.ceil(len(x) / backend().workers)))
         shares = [slice(i, i + per_task) for i in range(0, len(x), per_task)] or [slice(0, 0)]
         workers = share_sizes(len(shares), backend().workers)
-        with no_grad():
+        with no_grad(), backend().constant_weights():
             tasks = [self._prediction(x, shares[part]) for part in workers]
             parts = [output for outputs in backend().run(tasks) for output in outputs]
         return parts[0] if len(parts) == 1 else backend().xp.concatenate(parts)

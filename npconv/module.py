@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from fractions import Fraction
@@ -19,10 +19,12 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from . import checks
+from . import checks, ownership
 from .backends import backend
 from .backends.base import Array
 from .parameter import Parameter as Parameter
+from .parameter import structure_changed as structure_changed
+from .parameter import structure_version as structure_version
 
 M = TypeVar("M", bound="Module")
 Number = float  # Module.float is a method, and hides the type within the class
@@ -78,6 +80,30 @@ class Module(ABC):
 
     def __call__(self, x: Array) -> Array:
         return self.forward(x)
+
+    # ---- who owns an array: see `Sequential` ----
+    def forward_in_place(self, x: Array) -> Array:
+        """As `forward`, for an `x` that nobody else holds: it may be overwritten."""
+        return self.forward(x)
+
+    def backward_in_place(self, grad_output: Array) -> Array:
+        """As `backward`, for a `grad_output` that nobody else holds: it may be overwritten."""
+        return self.backward(grad_output)
+
+    @property
+    def fresh_output(self) -> bool:
+        """Whether forward's result is always a new array that nobody else holds, this module included."""
+        return False
+
+    @property
+    def fresh_gradient(self) -> bool:
+        """Whether backward's result is always a new array that nobody else holds, this module included."""
+        return False
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """A subclass that writes forward or backward anew has to say anew that the result is a fresh array."""
+        super().__init_subclass__(**arguments)
+        ownership.take_back_promises(cls)
 
     @property
     def splits_batch(self) -> bool:
@@ -275,12 +301,18 @@ class Module(ABC):
         return ""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """`layer.weight = array` gives the parameter new values; it stays the same Parameter."""
+        """`layer.weight = array` gives the parameter new values; it stays the same Parameter.
+
+        A new value of any attribute is a change of structure, unless its name begins with an underscore: name so what
+        forward leaves behind.
+        """
         current = vars(self).get(name)
         if isinstance(current, Parameter) and not isinstance(value, Parameter) and value is not None:
             current.data = value
-        else:
-            super().__setattr__(name, value)
+            return
+        super().__setattr__(name, value)
+        if value is not current and not name.startswith("_"):
+            structure_changed()
 
     def double(self: M) -> M:
         """`astype("float64")`."""
@@ -328,6 +360,13 @@ class Layer(Module):
         """ValueError if a shape is wrong for this layer; `x` is (N, C, H, W) where `takes_images`."""
 
     def forward(self, x: Array) -> Array:
+        return self._checked_forward(x, self._forward)
+
+    def backward(self, grad_output: Array) -> Array:
+        return self._checked_backward(grad_output, self._backward)
+
+    def _checked_forward(self, x: Array, compute: Callable[[Array], tuple[Array, Any]]) -> Array:
+        """`compute` is `_forward`, or does the same in another way."""
         who = type(self).__name__
         checks.array(x, f"the input of {who}")
         unbatched = self.takes_images and x.ndim == 3
@@ -335,12 +374,14 @@ class Layer(Module):
             raise ValueError(f"the input of {who}, of shape {x.shape}, must be (N, C, H, W) or (C, H, W)")
         x = x[None] if unbatched else x
         self.check_input(x)
-        y, saved = self._forward(x)
+        self._kept = None  # what the last forward kept is of no use any more, and its memory is
+        y, saved = compute(x)
         y = y[0] if unbatched else backend().xp.asarray(y)  # NumPy makes a scalar of a result without axes
         self._kept = Kept(saved, x.dtype, y.shape, unbatched) if is_grad_enabled() else None
         return y
 
-    def backward(self, grad_output: Array) -> Array:
+    def _checked_backward(self, grad_output: Array, compute: Callable[[Array, Any], Array | None]) -> Array:
+        """`compute` is `_backward`, or does the same in another way."""
         who = type(self).__name__
         if self._kept is None:
             raise BackwardError(
@@ -354,5 +395,5 @@ class Layer(Module):
                 f"{kept.output_shape}"
             )
         grad = grad_output.astype(kept.input_dtype, copy=False)
-        x_grad = self._backward(grad[None] if kept.unbatched else grad, kept.saved)
+        x_grad = compute(grad[None] if kept.unbatched else grad, kept.saved)
         return x_grad[0] if kept.unbatched and x_grad is not None else x_grad

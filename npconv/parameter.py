@@ -8,6 +8,19 @@ from . import checks
 from .backends import backend
 from .backends.base import Array
 
+_structure = 0  # counts changes; see `structure_version`
+
+
+def structure_changed() -> None:
+    """Say that a module or the dtype of a parameter has changed: copies made for workers are out of date."""
+    global _structure
+    _structure += 1
+
+
+def structure_version() -> int:
+    """A number that is another one after any change of any module, but for the values of its arrays."""
+    return _structure
+
 
 class Parameter:
     """An array that training changes, `.data`, and the gradient of the loss with respect to it, `.grad`.
@@ -18,8 +31,10 @@ class Parameter:
 
     def __init__(self, data: Any, original: Parameter | None = None) -> None:
         self._original = original
-        # A copy: training changes the values in place, and must not change the caller's array.
-        self._data = None if original is not None else checks.array(backend().asarray(data), "Parameter").copy()
+        # A copy, in the same memory order: training changes the values in place, but not the caller's array.
+        self._data = None
+        if original is None:
+            self._data = checks.array(backend().asarray(data), "Parameter").copy(order="K")
         self.grad: Array = backend().xp.zeros_like(self.data)
 
     @property
@@ -38,7 +53,8 @@ class Parameter:
             if values.dtype == self.dtype:
                 self.data[...] = values  # in place: an optimizer may hold this very array
             else:
-                self._data = values.copy()
+                self._data = values.copy(order="K")
+                structure_changed()
         if self.grad.dtype != self.dtype:
             self.grad = self.grad.astype(self.dtype)
 

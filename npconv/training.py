@@ -1,24 +1,31 @@
 """One optimisation step over several workers, and the watch that notices a run that has collapsed.
 
-    batch -> shares -> [replica: forward, loss, backward] per worker -> one reduction, in a fixed order -> optimizer
+    batch -> shares -> [replica: slice by slice forward, loss, backward] per worker -> one reduction -> optimizer
 
-Every replica shares the network's parameters and has gradients of its own. The reduction is the one place where
-several devices or machines could join in.
+Every replica shares the network's parameters and has gradients of its own. Slices, shares and the reduction have a
+fixed order, so the same seed and number of workers give the same bits. The reduction is the one place where several
+devices or machines could join in.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .backends import backend
 from .backends.base import Array
 from .losses import Loss
-from .module import Module, no_grad
+from .module import Module, no_grad, structure_version
+from .parameter import Parameter
 from .random import generator_or_default
+from .tracing import trace
+
+WORKER_WORK = 30_000_000  # multiply-adds for which a worker is worth waking
+SLICE_MEMORY = 1 << 25  # bytes of activations and gradients of one slice; smaller ones only cost calls
+SLICE_WORK = 100_000_000  # multiply-adds of one slice at least, beside which the calls are few
 
 
 class TrainingCollapsed(RuntimeError):
@@ -32,6 +39,42 @@ def share_sizes(count: int, workers: int) -> list[slice]:
     return [slice(start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
 
 
+class Shares(NamedTuple):
+    """How a batch is shared out: `workers` of them, each of which takes up to `images` at a time."""
+
+    workers: int
+    images: int
+
+    @classmethod
+    def of(cls, network: Module, shape: tuple[int, ...]) -> Shares:
+        """For batches of `shape`: workers that have enough to do, and slices that stay in the cache.
+
+        Networks whose images see each other get the whole batch as one slice; the operations share it out themselves.
+        """
+        if not network.splits_batch:
+            return cls(1, shape[0])
+        try:
+            nodes = trace(network, shape[1:])
+        except Exception:
+            # A module of one's own that cannot be copied, or run apart, still trains: one slice a worker.
+            return cls(backend().workers, shape[0])
+        work = 3 * (nodes[0].multiply_adds or 0)  # forward, and two products in backward
+        memory = 2 * sum(node.output_bytes for node in nodes) or 1  # of activations and their gradients
+        workers = backend().workers
+        if nodes[0].multiply_adds is not None:
+            workers = max(1, min(workers, shape[0] * work // WORKER_WORK))
+        return cls(workers, max(1, SLICE_MEMORY // memory, -(-SLICE_WORK // max(1, work))))
+
+    def cut(self, count: int) -> list[list[slice]]:
+        """For each worker, its slices of `count` images: as even as can be, none empty."""
+        shares = share_sizes(count, self.workers)
+        return [[_moved(part, share.start) for part in self._slices(share)] for share in shares]
+
+    def _slices(self, share: slice) -> list[slice]:
+        length = share.stop - share.start
+        return share_sizes(length, -(-length // self.images))
+
+
 class Crew:
     """Replicas of a network and its loss, one a worker; made anew when either has changed.
 
@@ -40,66 +83,102 @@ class Crew:
 
     def __init__(self, rng: np.random.Generator | None = None) -> None:
         self._rng = rng
-        self._replicas: list[tuple[Module, Loss]] = []
+        self._replicas: list[Replica] = []
+        self._shares: dict[tuple[int, ...], list[list[slice]]] = {}
+        self._parameters: list[Parameter] = []
         self._signature: Any = None
 
     def gradients(self, network: Module, loss: Loss, x: Array, target: Array) -> float:
         """Forward, loss and backward on shares of the batch; the network's gradients become their sum."""
-        shares = share_sizes(len(x), backend().workers if network.splits_batch else 1)
+        self._follow(network, loss)
+        if x.shape not in self._shares:
+            self._shares[x.shape] = Shares.of(network, x.shape).cut(len(x))
+        shares = self._shares[x.shape]
         replicas = self._ready(network, loss, len(shares))
-        tasks = [
-            self._task(*replica, x[share], target[share], self._weight(loss, share, len(x)))
-            for replica, share in zip(replicas, shares, strict=False)
-        ]
-        losses = backend().run(tasks)
-        self._reduce(network, [replica for replica, _ in replicas[: len(shares)]])
+        tasks = [partial(r.gradients, x, target, slices) for r, slices in zip(replicas, shares, strict=False)]
+        with backend().constant_weights():
+            losses = backend().run(tasks)
+        self._reduce(replicas[: len(shares)])
         return math.fsum(losses)
 
-    @staticmethod
-    def _weight(loss: Loss, share: slice, count: int) -> float:
-        """A mean over the batch is the mean over its shares, each weighted by its size; a sum is a plain sum."""
-        return (share.stop - share.start) / count if loss.reduction == "mean" else 1.0
-
-    @staticmethod
-    def _task(replica: Module, loss: Loss, x: Array, target: Array, weight: float) -> Callable[[], float]:
-        def run() -> float:
-            replica.zero_grad()
-            value = loss.forward(replica.forward(x), target) * weight
-            grad = loss.backward()
-            replica.backward(grad if weight == 1 else grad * weight)
-            return value
-
-        return run
-
-    def _ready(self, network: Module, loss: Loss, count: int) -> list[tuple[Module, Loss]]:
-        signature = _signature(network, loss)
+    def _follow(self, network: Module, loss: Loss) -> None:
+        signature = (network, loss, loss.arguments(), structure_version())
         if signature != self._signature:
-            self._replicas, self._signature = [], signature
+            self._replicas, self._shares, self._signature = [], {}, signature
+            self._parameters = list(network.parameters())
+
+    def _ready(self, network: Module, loss: Loss, count: int) -> list[Replica]:
         while len(self._replicas) < count:
             replica = network.replica()
             replica.skip_input_gradient()
             for module in replica.modules():
                 module.fork_generator(generator_or_default(self._rng))
-            self._replicas.append((replica, loss.replica()))
+            self._replicas.append(Replica(replica, loss.replica()))
+            self._signature = (*self._signature[:3], structure_version())  # making a replica is no change
         return self._replicas
 
-    @staticmethod
-    def _reduce(network: Module, replicas: list[Module]) -> None:
-        sources = [list(replica.parameters()) for replica in replicas]
-        for position, parameter in enumerate(network.parameters()):
-            parameter.grad[...] = sources[0][position].grad
-            for source in sources[1:]:
-                parameter.grad += source[position].grad
+    def _reduce(self, replicas: list[Replica]) -> None:
+        first, *others = replicas
+        for other in others:
+            first.add(other)
+        for parameter, summed in zip(self._parameters, first.parameters, strict=True):
+            parameter.grad[...] = summed.grad
 
 
-def _signature(network: Module, loss: Loss) -> list[Any]:
-    """What a replica copies: while it stays the same, a replica is up to date (arrays of parameters are shared)."""
-    signature: list[Any] = [loss, loss.arguments()]
-    for module in network.modules():
-        buffers = [id(getattr(module, name)) for name in module.buffers]
-        signature.append((module, module.training, module.extra_repr(), buffers))
-    signature += [(parameter, parameter.dtype) for parameter in network.parameters()]
-    return signature
+class Replica:
+    """What one worker computes with: a replica of the network and one of the loss."""
+
+    def __init__(self, network: Module, loss: Loss) -> None:
+        self.network, self.loss = network, loss
+        self.parameters = list(network.parameters())
+        self._gradients = _in_one_piece(self.parameters)
+
+    def gradients(self, x: Array, target: Array, slices: list[slice]) -> float:
+        """Add up the gradients over slices of the batch; the loss of all of them, as a part of the batch's."""
+        for gradients in self._gradients:
+            gradients.fill(0)
+        return math.fsum([self._slice(x[part], target[part], self._weight(part, len(x))) for part in slices])
+
+    def add(self, other: Replica) -> None:
+        """Add the gradients of another replica of the same network."""
+        for total, part in zip(self._gradients, other._gradients, strict=True):
+            total += part
+
+    def _slice(self, x: Array, target: Array, weight: float) -> float:
+        value = self.loss.forward(self.network.forward(x), target) * weight
+        grad = self.loss.backward()
+        if weight == 1:
+            self.network.backward(grad)
+        else:
+            self.network.backward_in_place(backend().scaled(grad, weight))
+        return value
+
+    def _weight(self, part: slice, count: int) -> float:
+        """A mean over the batch is the mean over its parts, each weighted by its size; a sum is a plain sum."""
+        return (part.stop - part.start) / count if self.loss.reduction == "mean" else 1.0
+
+
+def _in_one_piece(parameters: list[Parameter]) -> list[Array]:
+    """Lay the gradients of a dtype side by side in one array, so that all are cleared or added up at once."""
+    pieces = []
+    for dtype in sorted({parameter.dtype for parameter in parameters}, key=str):
+        same = [parameter for parameter in parameters if parameter.dtype == dtype]
+        whole, start = backend().xp.zeros(sum(parameter.size for parameter in same), dtype), 0
+        for parameter in same:
+            parameter.grad = _laid_out_like(parameter.data, whole[start : start + parameter.size])
+            start += parameter.size
+        pieces.append(whole)
+    return pieces
+
+
+def _laid_out_like(x: Array, flat: Array) -> Array:
+    """The 1-D array `flat` in the shape of x, and in its memory order: the longest stride first."""
+    axes = sorted(range(x.ndim), key=lambda axis: -x.strides[axis])
+    return flat.reshape([x.shape[axis] for axis in axes]).transpose([axes.index(axis) for axis in range(x.ndim)])
+
+
+def _moved(part: slice, by: int) -> slice:
+    return slice(part.start + by, part.stop + by)
 
 
 class CollapseWatch:

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 import npconv as nc
+from npconv.backends.cpu import conv, elementwise, operations
+from npconv.backends.cpu.choice import ALGORITHMS
+from npconv.backends.cpu.workers import WorkerPool
 
 # Test files are not a package (pytest's importlib mode): helpers that several need are modules in this folder.
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
@@ -31,11 +34,20 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-@pytest.fixture(params=["auto", "im2col"])
+@pytest.fixture(params=ALGORITHMS)
 def algorithm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Runs a test with the fast convolutions and with the reference, as NPCONV_CONV would choose them."""
+    """Runs a test with every convolution algorithm, as NPCONV_CONV would choose them."""
     monkeypatch.setattr(nc.backend(), "algorithm", request.param)
     return str(request.param)
+
+
+@pytest.fixture(params=[1, 3])
+def kernel_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Runs a test with one thread, and with three that share even the smallest operation."""
+    monkeypatch.setattr(nc.backend(), "_pool", WorkerPool(request.param))
+    for module in (conv, elementwise, operations):
+        monkeypatch.setattr(module, "WORTH_SPLITTING", 1)
+    return int(request.param)
 
 
 @pytest.fixture

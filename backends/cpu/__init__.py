@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import numpy as np
 
-from .conv import BlockedConvOps
+from . import prepared
+from .activation import ActivationOps
+from .choice import chosen_algorithm
+from .conv import ConvOps
+from .loss import LossOps
+from .normalization import NormalizationOps
+from .pooling import PoolingOps
+from .resampling import ResamplingOps
+from .update import UpdateOps
 from .workers import WorkerPool, thread_count
 
 Result = TypeVar("Result")
 
 
-class NumpyBackend(BlockedConvOps):
+class NumpyBackend(ActivationOps, NormalizationOps, PoolingOps, ResamplingOps, LossOps, UpdateOps, ConvOps):
     """NumPy arrays on the host, channels-last in memory."""
 
     name = "numpy"
     xp = np
 
     def __init__(self) -> None:
-        super().__init__()
+        self.algorithm = chosen_algorithm()
         self._pool = WorkerPool(thread_count())
 
     def owns(self, x: object) -> bool:
@@ -45,6 +54,9 @@ class NumpyBackend(BlockedConvOps):
     @property
     def workers(self) -> int:
         return self._pool.size
+
+    def constant_weights(self) -> AbstractContextManager[None]:
+        return prepared.constant_weights()
 
     def run(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
         return self._pool.run(tasks)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..base import Array
 from ..geometry import ConvGeometry
-from .scratch import scratch
+from .memory import empty
 
 BLOCK_BYTES = 1 << 20  # the phase buffer of one block of images
 
@@ -46,7 +46,7 @@ def shifts(kernel: int, stride: int, dilation: int) -> list[Shift]:
 def fold(x: Array, weight: Array, geometry: ConvGeometry, shape: tuple[int, ...], bias: Array | None = None) -> Array:
     """x (N, I, H, W) and weight (I, C, KH, KW) -> an image of `shape` (N, C, OH, OW), bias added."""
     n, c, oh, ow = shape
-    out = np.empty((n, oh, ow, c), dtype=x.dtype)
+    out = empty((n, oh, ow, c), x.dtype)
     h, w = x.shape[2:]
     rows = shifts(geometry.kernel[0], geometry.stride[0], geometry.dilation[0])
     columns = shifts(geometry.kernel[1], geometry.stride[1], geometry.dilation[1])
@@ -62,7 +62,7 @@ def fold(x: Array, weight: Array, geometry: ConvGeometry, shape: tuple[int, ...]
     matrices = [(i, j, _matrix(weight, i, j)) for i in rows for j in columns]
     for start in range(0, n, count):
         block = slice(start, min(start + count, n))
-        phases = scratch("phases", (block.stop - start, *size, *geometry.stride, c), x.dtype)
+        phases = empty((block.stop - start, *size, *geometry.stride, c), x.dtype)
         _start_at(phases, bias)
         _add_products(x[block], matrices, phases)
         if min(geometry.padding[0][0], geometry.padding[1][0]) < 0:
@@ -92,7 +92,7 @@ def _add_products(x: Array, matrices: list[tuple[Shift, Shift, Array]], total: A
     rows = pixels(x)
     for i, j, matrix in matrices:
         # (N H W, I) @ (I, RH RW C) -> (N H W, RH RW C)
-        product = np.matmul(rows, matrix, out=scratch("product", (rows.shape[0], matrix.shape[1]), x.dtype))
+        product = np.matmul(rows, matrix, out=empty((rows.shape[0], matrix.shape[1]), x.dtype))
         rh, rw = i.taps.stop - i.taps.start, j.taps.stop - j.taps.start
         target = total[:, i.shift : i.shift + h, j.shift : j.shift + w]
         target = target[:, :, :, i.phase : i.phase + rh, j.phase : j.phase + rw]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from ..base import Array
@@ -74,6 +75,9 @@ class CupyBackend(Reference):
     @property
     def workers(self) -> int:
         return 1
+
+    def constant_weights(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def run(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
         return [task() for task in tasks]

@@ -23,7 +23,7 @@ class UpdateOps(Backend):
         step = grad + weight_decay * data if weight_decay else grad
         if velocity is not None:
             velocity *= momentum
-            velocity += (1 - dampening) * step
+            velocity += (1 - dampening) * step if dampening else step
             step = step + momentum * velocity if nesterov else velocity
         data -= lr * step
 

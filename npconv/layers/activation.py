@@ -37,34 +37,78 @@ class Activation(Layer):
         raise TypeError(f"{type(self).__name__} must define derivative(x, y), or _forward and _backward")
 
 
-class ReLU(Activation):
-    """max(0, x); the derivative at 0 is 0."""
+class InPlaceActivation(Activation):
+    """An activation of the backend, which can write its result over its argument.
+
+    What backward needs of forward is the output, which forward keeps: so the output is not fresh, the gradient is.
+    Subclasses write `apply` and `apply_backward`; `out` is where the result goes, None for a new array. Only the
+    classes here compute in place: a subclass of theirs may keep its input, or expect it unchanged.
+    """
+
+    @abstractmethod
+    def apply(self, x: Array, out: Array | None) -> Array:
+        """f(x)."""
+
+    @abstractmethod
+    def apply_backward(self, grad: Array, output: Array, out: Array | None) -> Array:
+        """grad f'(x), given f(x)."""
+
+    @property
+    def fresh_gradient(self) -> bool:
+        return True
 
     def function(self, x: Array) -> Array:
-        return backend().relu_forward(x)
+        return self.apply(x, None)
 
     def _forward(self, x: Array) -> tuple[Array, Any]:
         y = self.function(x)
         return y, y
 
     def _backward(self, grad: Array, saved: Any) -> Array:
-        return backend().relu_backward(grad, saved)
+        return self.apply_backward(grad, saved, None)
+
+    def forward_in_place(self, x: Array) -> Array:
+        if not self._is_as_written("forward"):
+            return self.forward(x)
+        return self._checked_forward(x, lambda x: (self.apply(x, x),) * 2)
+
+    def backward_in_place(self, grad_output: Array) -> Array:
+        if not self._is_as_written("backward"):
+            return self.backward(grad_output)
+        return self._checked_backward(grad_output, lambda grad, saved: self.apply_backward(grad, saved, grad))
+
+    def _is_as_written(self, method: str) -> bool:
+        return type(self).__module__ == __name__ and method not in vars(self)
 
 
-class LeakyReLU(Activation):
+class ReLU(InPlaceActivation):
+    """max(0, x); the derivative at 0 is 0."""
+
+    def apply(self, x: Array, out: Array | None) -> Array:
+        return backend().relu_forward(x, out)
+
+    def apply_backward(self, grad: Array, output: Array, out: Array | None) -> Array:
+        return backend().relu_backward(grad, output, out)
+
+
+class LeakyReLU(InPlaceActivation):
     """x where x > 0, else negative_slope x; the derivative at 0 is negative_slope."""
 
     def __init__(self, negative_slope: float = 0.01) -> None:
         self.negative_slope = checks.number(negative_slope, "negative_slope")
 
-    def function(self, x: Array) -> Array:
-        return backend().leaky_relu_forward(x, self.negative_slope)
+    def apply(self, x: Array, out: Array | None) -> Array:
+        return backend().leaky_relu_forward(x, self.negative_slope, out)
+
+    def apply_backward(self, grad: Array, output: Array, out: Array | None) -> Array:
+        return backend().leaky_relu_backward(grad, output, self.negative_slope, out)
 
     def _forward(self, x: Array) -> tuple[Array, Any]:
-        return self.function(x), x
+        y = self.function(x)
+        return y, y if self.negative_slope >= 0 else x  # a negative slope loses the sign of x
 
-    def _backward(self, grad: Array, saved: Any) -> Array:
-        return backend().leaky_relu_backward(grad, saved, self.negative_slope)
+    def forward_in_place(self, x: Array) -> Array:
+        return super().forward_in_place(x) if self.negative_slope >= 0 else self.forward(x)
 
     def arguments(self) -> dict[str, Any]:
         return {"negative_slope": self.negative_slope}
@@ -73,29 +117,21 @@ class LeakyReLU(Activation):
         return f"negative_slope={self.negative_slope}"
 
 
-class Sigmoid(Activation):
+class Sigmoid(InPlaceActivation):
     """1 / (1 + exp(-x)); derivative y (1 - y)."""
 
-    def function(self, x: Array) -> Array:
-        return backend().sigmoid_forward(x)
+    def apply(self, x: Array, out: Array | None) -> Array:
+        return backend().sigmoid_forward(x, out)
 
-    def _forward(self, x: Array) -> tuple[Array, Any]:
-        y = self.function(x)
-        return y, y
-
-    def _backward(self, grad: Array, saved: Any) -> Array:
-        return backend().sigmoid_backward(grad, saved)
+    def apply_backward(self, grad: Array, output: Array, out: Array | None) -> Array:
+        return backend().sigmoid_backward(grad, output, out)
 
 
-class Tanh(Activation):
+class Tanh(InPlaceActivation):
     """tanh(x); derivative 1 - y^2."""
 
-    def function(self, x: Array) -> Array:
-        return backend().tanh_forward(x)
+    def apply(self, x: Array, out: Array | None) -> Array:
+        return backend().tanh_forward(x, out)
 
-    def _forward(self, x: Array) -> tuple[Array, Any]:
-        y = self.function(x)
-        return y, y
-
-    def _backward(self, grad: Array, saved: Any) -> Array:
-        return backend().tanh_backward(grad, saved)
+    def apply_backward(self, grad: Array, output: Array, out: Array | None) -> Array:
+        return backend().tanh_backward(grad, output, out)

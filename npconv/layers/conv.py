@@ -28,6 +28,8 @@ class WeightedLayer(Layer):
     """What layers with a kernel share: channels that groups divide, weight and bias, their initialisation."""
 
     takes_images = True
+    fresh_output = True
+    fresh_gradient = True
 
     def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
         self.in_channels = checks.integer(in_channels, "in_channels", 1)
@@ -39,7 +41,8 @@ class WeightedLayer(Layer):
     def make_parameters(self, shape: tuple[int, ...], bias: bool, dtype: Any, rng: np.random.Generator | None) -> None:
         """`weight` of `shape` and `bias` (or None), initialised as PyTorch does."""
         bias = checks.flag(bias, "bias")
-        self.weight = Parameter(np.zeros(shape, dtype="float32"))
+        # In memory (KH, KW, shape[1], shape[0]): the kernel as im2col multiplies it, without a copy.
+        self.weight = Parameter(np.zeros((*shape[2:], shape[1], shape[0]), dtype="float32").transpose(3, 2, 0, 1))
         self.bias: Parameter | None = Parameter(np.zeros(self.out_channels, dtype="float32")) if bias else None
         init.default_(self.weight, self.bias, rng)
         if dtype != "float32":

@@ -25,6 +25,10 @@ class Dropout(Layer):
         generator_or_default(rng)  # raises for anything but a generator
         self.rng = rng
 
+    @property
+    def fresh_output(self) -> bool:
+        return self.training and self.p > 0
+
     def _forward(self, x: Array) -> tuple[Array, Any]:
         if not self.training or self.p == 0:
             return x, None

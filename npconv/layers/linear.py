@@ -38,6 +38,14 @@ class Linear(Layer):
         if dtype != "float32":
             self.astype(dtype)
 
+    @property
+    def fresh_output(self) -> bool:
+        return True
+
+    @property
+    def fresh_gradient(self) -> bool:
+        return True
+
     def check_input(self, x: Array) -> None:
         if x.ndim < 1 or x.shape[-1] != self.in_features:
             raise ValueError(

@@ -57,6 +57,14 @@ class BatchNorm2d(Layer):
             self.astype(dtype)
 
     @property
+    def fresh_output(self) -> bool:
+        return True
+
+    @property
+    def fresh_gradient(self) -> bool:
+        return True
+
+    @property
     def uses_batch(self) -> bool:
         """Whether the statistics are those of the batch."""
         return self.training or not self.track_running_stats

@@ -32,6 +32,14 @@ class Pooling(Layer):
                 raise ValueError(f"padding (={amount}) must be at most half of kernel_size (={size})")
 
     @property
+    def fresh_output(self) -> bool:
+        return True
+
+    @property
+    def fresh_gradient(self) -> bool:
+        return True
+
+    @property
     def scale(self) -> tuple[Fraction, Fraction]:
         return Fraction(1, self.geometry.stride[0]), Fraction(1, self.geometry.stride[1])
 

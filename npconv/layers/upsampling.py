@@ -39,6 +39,14 @@ class UpsamplingNearest2d(Layer):
         self.scale_factor = None if scale_factor is None else _scale_pair(scale_factor)
 
     @property
+    def fresh_output(self) -> bool:
+        return True
+
+    @property
+    def fresh_gradient(self) -> bool:
+        return True
+
+    @property
     def scale(self) -> tuple[Fraction, Fraction]:
         if self.scale_factor is None:
             return Fraction(1), Fraction(1)

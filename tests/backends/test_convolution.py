@@ -1,6 +1,6 @@
 """Convolutions of both algorithms: against loops, against each other as adjoints, and fast against reference.
 
-`auto` is the blocked convolution of backends/cpu (conv.py, fold.py, upsample.py), `im2col` the reference.
+`im2col` is the reference, `auto` chooses; where a forced algorithm does not apply, `unfold` computes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from hypothesis import strategies as st
 
 import npconv as nc
 from npconv.backends import ConvGeometry
-from npconv.backends.cpu import conv as blocked
-from npconv.backends.cpu import fold
+from npconv.backends.cpu import fold, phases, thin, unfold, winograd
+from npconv.backends.cpu.choice import ALGORITHMS
 
 Window = tuple[ConvGeometry, tuple[int, int, int, int]]
 Transposed = tuple[ConvGeometry, tuple[int, int, int, int], tuple[int, int]]
-ALGORITHMS = ("auto", "im2col")
 BOUNDS = {"float32": 5e-5, "float64": 1e-12}
 
 
@@ -33,8 +32,10 @@ def using(algorithm: str, block_bytes: int | None = None) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nc.backend(), "algorithm", algorithm)
         if block_bytes is not None:
-            patch.setattr(blocked, "BLOCK_BYTES", block_bytes)
-            patch.setattr(fold, "BLOCK_BYTES", block_bytes)
+            for module in (fold, phases, unfold):
+                patch.setattr(module, "BLOCK_BYTES", block_bytes)
+            patch.setattr(thin, "PLANE_BYTES", block_bytes)
+            patch.setattr(winograd, "TILE_BYTES", block_bytes)
         yield nc.backend()
 
 

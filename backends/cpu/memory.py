@@ -1,0 +1,94 @@
+"""Arrays whose memory comes back: a fresh megabyte costs more in page faults than the arithmetic on it.
+
+`empty` hands out an array over a block of memory. When the last array over that block is gone, the block goes back to
+a list of free ones, and the next `empty` of about that size takes it. So nothing that anyone still holds is ever
+overwritten, and training allocates nothing large once every size has been seen.
+
+How a block notices: NumPy keeps the owner of an array's memory alive through `.base`. The owner here is a `_Lease`, an
+array over plain bytes, which all views of the array lead back to; when it dies, it returns its bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+SMALL = 1 << 16  # bytes below which the C library's allocator uses its memory again by itself
+ALIGNMENT = 64  # a cache line, and the widest vector
+KEPT_BYTES = 1 << 28  # free blocks of a thread beyond this are given up
+BYTE = np.dtype(np.uint8)
+
+
+class _Block:
+    """Bytes, where among them the first aligned one is, and the list of free blocks that they return to."""
+
+    __slots__ = ("data", "home", "offset", "size")
+
+    def __init__(self, size: int, home: deque[_Block]) -> None:
+        self.data = bytearray(size + ALIGNMENT)
+        self.size, self.home = size, home
+        self.offset = -np.frombuffer(self.data, BYTE).ctypes.data % ALIGNMENT
+
+
+class _Lease(np.ndarray):
+    """Owns a block while any array over it lives."""
+
+    __slots__ = ("block",)
+    block: _Block
+
+    def __del__(self) -> None:
+        block = self.block
+        block.home.append(block)  # atomic: any thread may be the last to hold the array
+
+
+class _Threads(threading.local):
+    """The free blocks of each thread, by size: what a thread used last is in the cache of its core."""
+
+    def __init__(self) -> None:
+        self.free: dict[int, deque[_Block]] = {}
+
+
+_mine = _Threads()
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An uninitialised C-contiguous array; its memory is used again when nothing refers to it any more."""
+    needed = math.prod(shape) * np.dtype(dtype).itemsize
+    if needed < SMALL:
+        return np.empty(shape, dtype)
+    # One of eight sizes for each power of two: at most an eighth is wasted.
+    step = 1 << (needed.bit_length() - 4)
+    size = -(-needed // step) * step
+    free = _mine.free
+    try:
+        block = free[size].pop()
+    except (KeyError, IndexError):
+        block = _new_block(size, free)
+    lease = _Lease(size + ALIGNMENT, BYTE, block.data)
+    lease.block = block
+    return np.ndarray(shape, dtype, lease, block.offset)
+
+
+def _new_block(size: int, free: dict[int, deque[_Block]]) -> _Block:
+    kept = sum(length * len(blocks) for length, blocks in free.items())
+    if kept + size > KEPT_BYTES:
+        for blocks in free.values():
+            blocks.clear()
+    return _Block(size, free.setdefault(size, deque()))
+
+
+def empty_images(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """As `empty`, of (N, C, H, W) shape and channels-last in memory."""
+    n, c, h, w = shape
+    return empty((n, h, w, c), dtype).transpose(0, 3, 1, 2)
+
+
+def empty_like(x: np.ndarray) -> np.ndarray:
+    """As `empty`, of the shape of `x` and in its memory order where that is channels-last, else C order."""
+    if x.ndim == 4 and not x.flags.c_contiguous:
+        return empty_images(x.shape, x.dtype)
+    return empty(x.shape, x.dtype)
