@@ -61,6 +61,19 @@ class Backend(ABC):
         """Run the tasks, one a worker, at the same time; their results in the order of the tasks."""
 
     @abstractmethod
+    def serially(self, task: Callable[[], Result]) -> Result:
+        """Run a task in this thread as one worker does, without sharing its operations out."""
+
+    @abstractmethod
+    def release_memory(self) -> None:
+        """Give memory that is kept for later use, and is not in use, back to the system."""
+
+    @property
+    @abstractmethod
+    def can_fork(self) -> bool:
+        """Whether a process forked from this one may compute with arrays of this backend."""
+
+    @abstractmethod
     def constant_weights(self) -> AbstractContextManager[None]:
         """Within this context no weight changes: what is computed from weights alone may be computed once."""
 

@@ -227,6 +227,7 @@ class Module(ABC):
             return made[id(self)]
         twin = copy.copy(self)
         made[id(self)] = twin
+        vars(twin)["_is_copy"] = True  # whose changes are its own
         for name in self.transient:
             vars(twin).pop(name, None)
         for name, value in vars(self).items():
@@ -311,7 +312,7 @@ class Module(ABC):
             current.data = value
             return
         super().__setattr__(name, value)
-        if value is not current and not name.startswith("_"):
+        if value is not current and not name.startswith("_") and "_is_copy" not in vars(self):
             structure_changed()
 
     def double(self: M) -> M:

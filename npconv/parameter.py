@@ -58,6 +58,10 @@ class Parameter:
         if self.grad.dtype != self.dtype:
             self.grad = self.grad.astype(self.dtype)
 
+    def share(self, room: Array) -> None:
+        """Compute with `room`, an array like `data`, from now on: memory that another process writes."""
+        self._data = room
+
     def fill(self, values: Any) -> None:
         """Copy `values` (numbers, or an array that broadcasts) into `data`; the dtype stays."""
         self.data[...] = backend().asarray(values)

@@ -9,21 +9,27 @@ devices or machines could join in.
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import processes
 from .backends import backend
 from .backends.base import Array
 from .losses import Loss
 from .module import Module, no_grad, structure_version
 from .parameter import Parameter
+from .processes import Team
 from .random import generator_or_default
+from .replica import Replica
 from .tracing import trace
 
-WORKER_WORK = 30_000_000  # multiply-adds for which a worker is worth waking
+THREAD_WORK = 30_000_000  # multiply-adds for which a worker is worth waking, as a thread
+PROCESS_WORK = 15_000_000  # and as a process
+STEPS_BY_THREADS = 12  # before processes are started: for fewer they do not pay
 SLICE_MEMORY = 1 << 25  # bytes of activations and gradients of one slice; smaller ones only cost calls
 SLICE_WORK = 100_000_000  # multiply-adds of one slice at least, beside which the calls are few
 
@@ -40,13 +46,17 @@ def share_sizes(count: int, workers: int) -> list[slice]:
 
 
 class Shares(NamedTuple):
-    """How a batch is shared out: `workers` of them, each of which takes up to `images` at a time."""
+    """How a batch is shared out: `workers` of them, each of which takes up to `images` at a time.
+
+    `turns_count`: the step is so short that the turns which threads take at the interpreter are a part of it.
+    """
 
     workers: int
     images: int
+    turns_count: bool = False
 
     @classmethod
-    def of(cls, network: Module, shape: tuple[int, ...]) -> Shares:
+    def of(cls, network: Module, loss: Loss, shape: tuple[int, ...]) -> Shares:
         """For batches of `shape`: workers that have enough to do, and slices that stay in the cache.
 
         Networks whose images see each other get the whole batch as one slice; the operations share it out themselves.
@@ -62,8 +72,10 @@ class Shares(NamedTuple):
         memory = 2 * sum(node.output_bytes for node in nodes) or 1  # of activations and their gradients
         workers = backend().workers
         if nodes[0].multiply_adds is not None:
-            workers = max(1, min(workers, shape[0] * work // WORKER_WORK))
-        return cls(workers, max(1, SLICE_MEMORY // memory, -(-SLICE_WORK // max(1, work))))
+            least = PROCESS_WORK if processes.possible(network, loss) else THREAD_WORK
+            workers = max(1, min(workers, shape[0] * work // least))
+        images = max(1, SLICE_MEMORY // memory, -(-SLICE_WORK // max(1, work)))
+        return cls(workers, images, 0 < shape[0] * work < processes.LARGE)
 
     def cut(self, count: int) -> list[list[slice]]:
         """For each worker, its slices of `count` images: as even as can be, none empty."""
@@ -84,26 +96,60 @@ class Crew:
     def __init__(self, rng: np.random.Generator | None = None) -> None:
         self._rng = rng
         self._replicas: list[Replica] = []
-        self._shares: dict[tuple[int, ...], list[list[slice]]] = {}
+        self._shares: dict[tuple[int, ...], Shares] = {}
         self._parameters: list[Parameter] = []
         self._signature: Any = None
+        self._team: Team | None = None
+        self._steps = 0
 
     def gradients(self, network: Module, loss: Loss, x: Array, target: Array) -> float:
         """Forward, loss and backward on shares of the batch; the network's gradients become their sum."""
         self._follow(network, loss)
         if x.shape not in self._shares:
-            self._shares[x.shape] = Shares.of(network, x.shape).cut(len(x))
-        shares = self._shares[x.shape]
+            self._shares[x.shape] = Shares.of(network, loss, x.shape)
+            self._nothing_changed()
+        plan = self._shares[x.shape]
+        shares = plan.cut(len(x))
         replicas = self._ready(network, loss, len(shares))
-        tasks = [partial(r.gradients, x, target, slices) for r, slices in zip(replicas, shares, strict=False)]
-        with backend().constant_weights():
-            losses = backend().run(tasks)
+        team = self._team_for(network, loss, x, target, plan)
+        losses = None if team is None else team.gradients(x, target, shares)
+        if losses is None:
+            pairs = zip(replicas, shares, strict=False)
+            tasks = [partial(replica.gradients, x, target, slices, len(x)) for replica, slices in pairs]
+            with backend().constant_weights():
+                losses = backend().run(tasks)
         self._reduce(replicas[: len(shares)])
         return math.fsum(losses)
+
+    def _team_for(self, network: Module, loss: Loss, x: Array, target: Array, plan: Shares) -> Team | None:
+        """Processes for this batch, if it is one that they pay for and the network has been seen often enough."""
+        shares = plan.cut(len(x))
+        if len(shares) < 2 or not plan.turns_count:
+            return None
+        if self._team is None or not self._team.alive:
+            self._steps += 1
+            if self._steps <= STEPS_BY_THREADS or not processes.possible(network, loss):
+                return None
+            most = max(share[-1].stop - share[0].start for share in shares)
+            self._team, self._steps = Team(network, self._replicas[: len(shares)], x, target, most), 0
+        return self._team if self._team.fits(x, target, shares) else None
+
+    def close(self) -> None:
+        """End the worker processes, if there are any."""
+        if self._team is not None:
+            self._team.close()
+        self._team, self._steps = None, 0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Crew:
+        return Crew(copy.deepcopy(self._rng, memo))  # the copy makes replicas and processes of its own
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(Crew(self._rng))
 
     def _follow(self, network: Module, loss: Loss) -> None:
         signature = (network, loss, loss.arguments(), structure_version())
         if signature != self._signature:
+            self.close()
             self._replicas, self._shares, self._signature = [], {}, signature
             self._parameters = list(network.parameters())
 
@@ -114,8 +160,12 @@ class Crew:
             for module in replica.modules():
                 module.fork_generator(generator_or_default(self._rng))
             self._replicas.append(Replica(replica, loss.replica()))
-            self._signature = (*self._signature[:3], structure_version())  # making a replica is no change
+            self._nothing_changed()
         return self._replicas
+
+    def _nothing_changed(self) -> None:
+        """Making a replica, or a copy to look at, counts as a change, and is none."""
+        self._signature = (*self._signature[:3], structure_version())
 
     def _reduce(self, replicas: list[Replica]) -> None:
         first, *others = replicas
@@ -123,58 +173,6 @@ class Crew:
             first.add(other)
         for parameter, summed in zip(self._parameters, first.parameters, strict=True):
             parameter.grad[...] = summed.grad
-
-
-class Replica:
-    """What one worker computes with: a replica of the network and one of the loss."""
-
-    def __init__(self, network: Module, loss: Loss) -> None:
-        self.network, self.loss = network, loss
-        self.parameters = list(network.parameters())
-        self._gradients = _in_one_piece(self.parameters)
-
-    def gradients(self, x: Array, target: Array, slices: list[slice]) -> float:
-        """Add up the gradients over slices of the batch; the loss of all of them, as a part of the batch's."""
-        for gradients in self._gradients:
-            gradients.fill(0)
-        return math.fsum([self._slice(x[part], target[part], self._weight(part, len(x))) for part in slices])
-
-    def add(self, other: Replica) -> None:
-        """Add the gradients of another replica of the same network."""
-        for total, part in zip(self._gradients, other._gradients, strict=True):
-            total += part
-
-    def _slice(self, x: Array, target: Array, weight: float) -> float:
-        value = self.loss.forward(self.network.forward(x), target) * weight
-        grad = self.loss.backward()
-        if weight == 1:
-            self.network.backward(grad)
-        else:
-            self.network.backward_in_place(backend().scaled(grad, weight))
-        return value
-
-    def _weight(self, part: slice, count: int) -> float:
-        """A mean over the batch is the mean over its parts, each weighted by its size; a sum is a plain sum."""
-        return (part.stop - part.start) / count if self.loss.reduction == "mean" else 1.0
-
-
-def _in_one_piece(parameters: list[Parameter]) -> list[Array]:
-    """Lay the gradients of a dtype side by side in one array, so that all are cleared or added up at once."""
-    pieces = []
-    for dtype in sorted({parameter.dtype for parameter in parameters}, key=str):
-        same = [parameter for parameter in parameters if parameter.dtype == dtype]
-        whole, start = backend().xp.zeros(sum(parameter.size for parameter in same), dtype), 0
-        for parameter in same:
-            parameter.grad = _laid_out_like(parameter.data, whole[start : start + parameter.size])
-            start += parameter.size
-        pieces.append(whole)
-    return pieces
-
-
-def _laid_out_like(x: Array, flat: Array) -> Array:
-    """The 1-D array `flat` in the shape of x, and in its memory order: the longest stride first."""
-    axes = sorted(range(x.ndim), key=lambda axis: -x.strides[axis])
-    return flat.reshape([x.shape[axis] for axis in axes]).transpose([axes.index(axis) for axis in range(x.ndim)])
 
 
 def _moved(part: slice, by: int) -> slice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import prepared
+from . import memory, prepared
 from .activation import ActivationOps
 from .choice import chosen_algorithm
 from .conv import ConvOps
@@ -54,6 +55,16 @@ class NumpyBackend(ActivationOps, NormalizationOps, PoolingOps, ResamplingOps, L
     @property
     def workers(self) -> int:
         return self._pool.size
+
+    def serially(self, task: Callable[[], Result]) -> Result:
+        return self._pool.serially(task)
+
+    def release_memory(self) -> None:
+        memory.release()
+
+    @property
+    def can_fork(self) -> bool:
+        return hasattr(os, "fork")
 
     def constant_weights(self) -> AbstractContextManager[None]:
         return prepared.constant_weights()

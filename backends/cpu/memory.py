@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from collections import deque
 from typing import Any
 
@@ -45,11 +46,21 @@ class _Lease(np.ndarray):
         block.home.append(block)  # atomic: any thread may be the last to hold the array
 
 
+class _Free(dict[int, deque[_Block]]):
+    """Free blocks by size; a dictionary that can be referred to weakly."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+_all: weakref.WeakSet[_Free] = weakref.WeakSet()
+
+
 class _Threads(threading.local):
     """The free blocks of each thread, by size: what a thread used last is in the cache of its core."""
 
     def __init__(self) -> None:
-        self.free: dict[int, deque[_Block]] = {}
+        self.free: _Free = _Free()
+        _all.add(self.free)  # while the thread lives
 
 
 _mine = _Threads()
@@ -60,8 +71,9 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     needed = math.prod(shape) * np.dtype(dtype).itemsize
     if needed < SMALL:
         return np.empty(shape, dtype)
-    # One of eight sizes for each power of two: at most an eighth is wasted.
-    step = 1 << (needed.bit_length() - 4)
+    # One of two sizes for each power of two, so that arrays of about a size share blocks. What is left over at the end
+    # of a block is never touched, and so takes no memory.
+    step = 1 << (needed.bit_length() - 2)
     size = -(-needed // step) * step
     free = _mine.free
     try:
@@ -71,6 +83,13 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     lease = _Lease(size + ALIGNMENT, BYTE, block.data)
     lease.block = block
     return np.ndarray(shape, dtype, lease, block.offset)
+
+
+def release() -> None:
+    """Give up the free blocks of all threads."""
+    for free in list(_all):
+        for blocks in list(free.values()):
+            blocks.clear()
 
 
 def _new_block(size: int, free: dict[int, deque[_Block]]) -> _Block:

@@ -10,7 +10,7 @@ from .workers import WorkerPool
 
 Result = TypeVar("Result")
 
-WORTH_SPLITTING = 1 << 16  # elements for each worker: waking one takes as long as computing on so many
+WORTH_SPLITTING = 1 << 19  # elements for each worker: waking one takes as long as a pass over about so many
 
 
 class CpuOperations(Reference):

@@ -20,6 +20,7 @@ import itertools
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -94,9 +95,11 @@ class WorkerPool:
         self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-        self._process = os.getpid()
         if size < usable_cores():
             self._blas.set(size)
+        if hasattr(os, "register_at_fork"):
+            forked = weakref.WeakMethod(self._forked)
+            os.register_at_fork(after_in_child=lambda: (forked() or _nothing)())
 
     def blas(self) -> str:
         """The BLAS libraries that NumPy uses, in words."""
@@ -136,6 +139,15 @@ class WorkerPool:
         bounds = [count * i // parts for i in range(parts + 1)]
         return self.run([partial(work, slice(a, b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
 
+    def serially(self, task: Callable[[], Result]) -> Result:
+        """Run a task in this thread as one of several workers would: nothing in it is split."""
+        before, self._inside.task = self._is_inside(), True
+        try:
+            with self._blas.limited(), np.errstate(all="ignore"):
+                return task()
+        finally:
+            self._inside.task = before
+
     def _is_inside(self) -> bool:
         return getattr(self._inside, "task", False)
 
@@ -147,17 +159,25 @@ class WorkerPool:
         finally:
             self._inside.task = before
 
+    def _forked(self) -> None:
+        """A forked child has none of its parent's threads, and the locks as they happened to be."""
+        self._threads, self._calls, self._lock = [], SimpleQueue(), threading.Lock()
+        self._inside = threading.local()
+        self._blas.forked()
+
     def _start(self) -> None:
-        if len(self._threads) >= self.size - 1 and self._process == os.getpid():
+        if len(self._threads) >= self.size - 1:
             return
         with self._lock:
-            if self._process != os.getpid():  # a forked child has none of its parent's threads
-                self._threads, self._calls, self._process = [], SimpleQueue(), os.getpid()
             while len(self._threads) < self.size - 1:
                 name = f"npconv-worker-{len(self._threads) + 1}"
                 thread = threading.Thread(target=_serve, args=(self._calls,), name=name, daemon=True)
                 thread.start()
                 self._threads.append(thread)
+
+
+def _nothing() -> None:
+    """What is left to do for a pool that is gone."""
 
 
 def _serve(calls: SimpleQueue[Callable[[], None]]) -> None:
@@ -232,6 +252,13 @@ class _BlasThreads:
                         library.set_num_threads(count)
                     self._before = None
                     return
+
+    def forked(self) -> None:
+        """In a forked child: the thread that would have raised the number again is not there."""
+        self._lock, self._wanted = threading.Lock(), 0
+        for library, count in zip(self._libraries, self._before or [], strict=False):
+            library.set_num_threads(count)
+        self._before = None
 
     def describe(self) -> str:
         libraries = [library.info() for library in self._found()]

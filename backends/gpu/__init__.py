@@ -76,6 +76,16 @@ class CupyBackend(Reference):
     def workers(self) -> int:
         return 1
 
+    def serially(self, task: Callable[[], Result]) -> Result:
+        return task()
+
+    def release_memory(self) -> None:
+        self.xp.get_default_memory_pool().free_all_blocks()
+
+    @property
+    def can_fork(self) -> bool:
+        return False  # a CUDA context does not survive a fork
+
     def constant_weights(self) -> AbstractContextManager[None]:
         return nullcontext()
 

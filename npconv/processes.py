@@ -1,0 +1,205 @@
+"""Worker processes: replicas that compute apart, each with an interpreter of its own.
+
+    weights, images -> shared memory -> [process: forward, loss, backward] -> gradients in shared memory
+
+Threads of one process take turns at its interpreter. A small network is a few hundred short calls a step, and each turn
+costs some microseconds: two threads then gain a third, where two processes gain three quarters. So a network that has
+been trained for a few steps by threads, and will be for more, goes on in forked processes. They compute what the
+threads computed, in the same order: the same bits. Linux only; NPCONV_PROCESSES=0 leaves all work to threads.
+"""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+import warnings
+import weakref
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+from .backends import backend
+from .backends.base import Array
+from .losses import Loss
+from .module import Module
+from .replica import Replica, laid_out_like
+
+LARGE = 4_000_000_000  # multiply-adds of a step beside which the turns do not count
+
+
+def possible(network: Module, loss: Loss) -> bool:
+    """Whether processes may compute with copies of this network.
+
+    Only modules of this library, whose state is parameters and buffers, and none that draws numbers: what a module of
+    one's own remembers, or a generator, would go on in a copy.
+    """
+    if sys.platform != "linux" or not backend().can_fork or multiprocessing.current_process().daemon:
+        return False
+    if os.environ.get("NPCONV_PROCESSES") == "0":
+        return False
+    parts = [*network.modules(), loss]
+    if any(type(part).__module__.partition(".")[0] != "npconv" for part in parts):
+        return False
+    wrapped = any(name in vars(module) for module in network.modules() for name in ("forward", "backward"))
+    return not wrapped and all(type(m).fork_generator is Module.fork_generator for m in network.modules())
+
+
+class Team:
+    """Processes for all workers but the first, which is this process.
+
+    `x` and `target` are a batch like those to come: a share of it has `most` images at most.
+    """
+
+    def __init__(self, network: Module, workers: list[Replica], x: Array, target: Array, most: int) -> None:
+        self._network, self._workers, self._process = network, workers, os.getpid()
+        self._weights = [laid_out_like(array, shared(array.size, array.dtype)) for array in _arrays(network)]
+        self._inputs = [(shared_images(x, most), shared_images(target, most)) for _ in workers[1:]]
+        backend().release_memory()  # what the threads used
+        context = multiprocessing.get_context("fork")
+        pipes = [context.Pipe() for _ in workers[1:]]
+        self._ours: list[Connection] = [ours for ours, _ in pipes]
+        self._processes: list[Any] = []
+        for position, worker in enumerate(workers[1:]):
+            worker.lay_gradients(shared)
+            theirs = pipes[position][1]
+            others = [end for pair in pipes for end in pair if end is not theirs]
+            arguments = (theirs, others, worker, network, self._weights, self._inputs[position])
+            process = context.Process(target=_serve, args=arguments, name=f"npconv-{position + 1}", daemon=True)
+            with warnings.catch_warnings():
+                # From Python 3.12 on: fork with threads running. The child uses none of what they may hold.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                process.start()
+            self._processes.append(process)
+        for _, theirs in pipes:
+            theirs.close()
+        self.close = weakref.finalize(self, _close, self._ours, self._processes, self._process)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked: not closed, and this is the process that started it."""
+        return self.close.alive and os.getpid() == self._process
+
+    def fits(self, x: Array, target: Array, shares: list[list[slice]]) -> bool:
+        """Whether this batch has the images that the team was made for, and no more of them."""
+        if len(shares) > len(self._workers):
+            return False
+        most = max(slices[-1].stop - slices[0].start for slices in shares)
+        pairs = zip((x, target), self._inputs[0], strict=True)
+        return all(
+            most <= len(room) and array.shape[1:] == room.shape[1:] and array.dtype == room.dtype
+            for array, room in pairs
+        )
+
+    def gradients(self, x: Array, target: Array, shares: list[list[slice]]) -> list[float] | None:
+        """The losses of the shares; their gradients are in the workers' arrays. None if a process has died.
+
+        Raises what a worker raised.
+        """
+        try:
+            return self._gradients(x, target, shares)
+        except (EOFError, ConnectionError):  # killed, for want of memory perhaps: threads can do it again
+            self.close()
+            return None
+        except BaseException:
+            self.close()  # an answer may be on its way: what comes next must not take it for its own
+            raise
+
+    def _gradients(self, x: Array, target: Array, shares: list[list[slice]]) -> list[float]:
+        for room, array in zip(self._weights, _arrays(self._network), strict=True):
+            room[...] = array
+        used = list(zip(self._ours, self._inputs, shares[1:], strict=False))
+        for connection, (room_x, room_target), slices in used:
+            start, count = slices[0].start, slices[-1].stop - slices[0].start
+            room_x[:count] = x[start : start + count]
+            room_target[:count] = target[start : start + count]
+            moved = [(part.start - start, part.stop - start) for part in slices]
+            connection.send((count, moved, len(x)))
+        first = backend().serially(partial(self._workers[0].gradients, x, target, shares[0], len(x)))
+        answers = [connection.recv() for connection, _, _ in used]
+        for error in answers:
+            if isinstance(error, BaseException):
+                raise error
+        return [first, *answers]
+
+
+def shared(size: int, dtype: Any) -> Array:
+    """A 1-D array of zeros in memory that forked processes share."""
+    dtype = backend().xp.dtype(dtype)
+    return backend().xp.frombuffer(mmap.mmap(-1, max(1, size * dtype.itemsize)), dtype, size)
+
+
+def shared_images(x: Array, count: int) -> Array:
+    """Shared room for `count` images like those of x (N, C, H, W), channels-last; for anything else in C order."""
+    room = shared(count * (x.size // len(x)), x.dtype)
+    if x.ndim != 4:
+        return room.reshape(count, *x.shape[1:])
+    _, c, h, w = x.shape
+    return room.reshape(count, h, w, c).transpose(0, 3, 1, 2)
+
+
+def _arrays(network: Module) -> list[Array]:
+    """All that a network computes with: parameters and buffers."""
+    arrays = [parameter.data for parameter in network.parameters()]
+    return arrays + [getattr(module, name) for _, module, name in network.named_buffers()]
+
+
+def _serve(
+    connection: Connection,
+    others: list[Connection],
+    worker: Replica,
+    network: Module,
+    weights: list[Array],
+    inputs: tuple[Array, Array],
+) -> None:
+    """The life of a worker process: until the other end of its pipe is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains; it ends this one
+    for other in others:
+        other.close()  # or this process would keep its own pipe, and those of its siblings, open
+    _compute_with(weights, network, worker.network)
+    while True:
+        try:
+            count, parts, batch = connection.recv()
+        except (EOFError, OSError):
+            return
+        x, target = (room[:count] for room in inputs)
+        slices = [slice(*part) for part in parts]
+        answer: Any
+        try:
+            answer = backend().serially(partial(worker.gradients, x, target, slices, batch))
+        except BaseException as error:
+            answer = _sendable(error)
+        connection.send(answer)
+
+
+def _compute_with(weights: list[Array], network: Module, replica: Module) -> None:
+    """Let the parameters and buffers of this process's copies be the shared arrays."""
+    parameters = list(network.parameters())
+    for parameter, room in zip(parameters, weights, strict=False):
+        parameter.share(room)
+    for (_, module, name), room in zip(replica.named_buffers(), weights[len(parameters) :], strict=True):
+        vars(module)[name] = room
+
+
+def _sendable(error: BaseException) -> BaseException:
+    """The error, with where it happened in its text, for there is no traceback across processes."""
+    where = "".join(traceback.format_exception(error))
+    try:
+        return type(error)(f"{error}\n\nin a worker process:\n{where}")
+    except Exception:  # its constructor wants something else
+        return RuntimeError(f"{type(error).__name__}: {error}\n\nin a worker process:\n{where}")
+
+
+def _close(connections: list[Connection], processes: list[Any], owner: int) -> None:
+    if os.getpid() != owner:  # a copy of this process: the workers are not its own
+        return
+    for connection in connections:
+        connection.close()
+    for process in processes:
+        process.join(1)
+        if process.is_alive():
+            process.kill()
+            process.join()
