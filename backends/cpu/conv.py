@@ -6,7 +6,8 @@
 
 A convolution's input gradient is the adjoint of dY; a transposed convolution is the adjoint of x, and its gradients are
 `correlate` and a kernel gradient with x and dY exchanged; an upsampling followed by a convolution is one transposed
-convolution (upsample.py). With groups, each block of channels is computed by itself.
+convolution (upsample.py). Dilation can be taken apart into convolutions without (dilated.py); groups of
+channels are convolutions of their own (grouped.py).
 
 NPCONV_CONV=im2col leaves the reference in charge of everything.
 """
@@ -22,16 +23,23 @@ import numpy as np
 
 from ..base import Array
 from ..geometry import ConvGeometry, Pair
-from . import choice, depthwise, phases, prepared, thin, unfold
+from . import choice, depthwise, dilated, prepared, thin, unfold
 from .fold import fold
 from .frame import pixels_last
+from .grouped import Grouped, GroupedWinograd, adjoint, group_channels
+from .grouped import algorithm as of_groups
 from .memory import empty
 from .operations import CpuOperations
 from .upsample import enlarged_kernel, kernel_gradient, transposed_geometry
 from .winograd import Winograd
 
 FORWARD: dict[str, Any] = {"unfold": unfold, "thin": thin, "winograd2": Winograd(2), "winograd4": Winograd(4)}
-WORTH_SPLITTING = 1 << 21  # multiplications for each worker: less takes less time than waking it
+GROUPED: dict[str, Any] = {name: Grouped(FORWARD[name]) for name in ("unfold", "thin")}
+GROUPED |= {f"winograd{m}": GroupedWinograd(m) for m in (2, 4)}
+DILATED = [{name: dilated.Dilated(of[name]) for name in ("winograd2", "winograd4")} for of in (FORWARD, GROUPED)]
+WORTH_SPLITTING = 1 << 23  # multiplications for each worker: less takes less time than waking it and waiting for it
+ONE_BY_ONE = 16  # multiplications of a product that take as long as one of depthwise convolution
+WORTH_ADDING = 1 << 20  # additions, likewise
 
 
 class ConvOps(CpuOperations):
@@ -51,12 +59,15 @@ class ConvOps(CpuOperations):
     ) -> tuple[Array | None, Array, Array]:
         if self.algorithm == "im2col":
             return super().conv2d_backward(grad, x, weight, geometry, input_gradient)
-        x, grad, x_grad = pixels_last(x), pixels_last(grad), None
-        if input_gradient:
-            x_grad = empty(x.shape, x.dtype)
-            self._adjoint(grad, weight, None, geometry, x_grad)
-            x_grad = x_grad.transpose(0, 3, 1, 2)
-        weight_grad = self._kernel_gradient(x, grad, geometry)
+        x, grad = pixels_last(x), pixels_last(grad)
+        x_grad = empty(x.shape, x.dtype) if input_gradient else None
+        if x_grad is not None and self._unfolds_upstream(grad, x, weight, geometry):
+            weight_grad = self._gradients_from_upstream(grad, weight, x, geometry, x_grad)
+        else:
+            if x_grad is not None:
+                self._adjoint(grad, weight, None, geometry, x_grad)
+            weight_grad = self._kernel_gradient(x, grad, geometry)
+        x_grad = None if x_grad is None else x_grad.transpose(0, 3, 1, 2)
         return x_grad, weight_grad.transpose(3, 2, 0, 1), self._channel_sum(grad)
 
     def conv_transpose2d_forward(self, x: Array, weight: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
@@ -74,7 +85,7 @@ class ConvOps(CpuOperations):
             return super().conv_transpose2d_backward(grad, x, weight, geometry, input_gradient)
         x, grad = pixels_last(x), pixels_last(grad)
         x_grad = empty(x.shape, x.dtype) if input_gradient else None
-        if x_grad is not None and geometry.groups == 1 and self._unfolds(grad, x, geometry):
+        if x_grad is not None and self._unfolds(grad, x, geometry):
             weight_grad = self._both(grad, weight, x, geometry, x_grad)
         else:
             if x_grad is not None:
@@ -111,73 +122,94 @@ class ConvOps(CpuOperations):
     # ---- the three operations, on (N, H, W, C) ----
     def _correlate(self, x: Array, weight: Array, bias: Array | None, geometry: ConvGeometry, y: Array) -> None:
         """Fill y with the convolution of x; weight (O, C / groups, KH, KW)."""
-        if geometry.groups > 1:
-            if geometry.groups == x.shape[3]:
-                work = partial(depthwise.forward, x, weight, bias, geometry, y)
-                self._over_pixels(y, geometry.taps * y.shape[3], work)
-                return
-            for ins, outs, single in _groups(x.shape[3], y.shape[3], geometry):
-                part = None if bias is None else bias[outs]
-                self._correlate(x[..., ins], weight[outs], part, single, y[..., outs])
+        if 1 < geometry.groups == x.shape[3]:
+            work = partial(depthwise.forward, x, weight, bias, geometry, y)
+            self._over_pixels(y, ONE_BY_ONE * geometry.taps * y.shape[3], work)
             return
-        name = choice.for_output(self.algorithm, _work(x, y, geometry))
-        algorithm = FORWARD[name]
-        if self._few_pixels(y, weight.size):
+        algorithm = self._algorithm(x, y, geometry, False)
+        if geometry.groups == 1 and self._few_pixels(y, weight.size):
             self._over_channels(y.shape[3], partial(_some_channels, algorithm.forward, x, weight, bias, geometry, y))
             return
         with prepared.constant_weights():  # the workers share what is made here
-            if isinstance(algorithm, Winograd):
+            if geometry.groups == 1 and isinstance(algorithm, Winograd | dilated.Dilated):
                 algorithm.prepare(weight, self.split)
-            self._over_pixels(y, weight.size, partial(algorithm.forward, x, weight, bias, geometry, y))
+            work = partial(algorithm.forward, x, weight, bias, geometry, y)
+            self._over_pixels(y, weight.size, work, dilated.rows_together(algorithm, geometry))
 
     def _kernel_gradient(self, x: Array, grad: Array, geometry: ConvGeometry) -> Array:
         """dW (KH, KW, C / groups, O) of a convolution from x to grad's shape."""
-        if geometry.groups > 1:
-            if geometry.groups == x.shape[3]:
-                work = partial(depthwise.weight_gradient, x, grad, geometry)
-                return self._summed(grad, geometry.taps * grad.shape[3], work)
-            parts = [
-                self._kernel_gradient(x[..., ins], grad[..., outs], single)
-                for ins, outs, single in _groups(x.shape[3], grad.shape[3], geometry)
-            ]
-            return np.concatenate(parts, axis=3)
-        size = geometry.taps * x.shape[3] * grad.shape[3]
-        name = choice.for_kernel(self.algorithm, _work(x, grad, geometry))
-        return self._summed(grad, size, partial(FORWARD[name].weight_gradient, x, grad, geometry))
+        if 1 < geometry.groups == x.shape[3]:
+            work = partial(depthwise.weight_gradient, x, grad, geometry)
+            return self._summed(grad, ONE_BY_ONE * geometry.taps * grad.shape[3], work)
+        algorithm = self._algorithm(x, grad, geometry, True)
+        size = geometry.taps * x.shape[3] // geometry.groups * grad.shape[3]
+        work = partial(algorithm.weight_gradient, x, grad, geometry)
+        return self._summed(grad, size, work, dilated.rows_together(algorithm, geometry))
 
     def _adjoint(self, grad: Array, weight: Array, bias: Array | None, geometry: ConvGeometry, y: Array) -> None:
         """Fill y with the adjoint of the convolution by weight (of grad's channels, y's / groups, KH, KW)."""
-        if geometry.groups > 1:
-            if bias is None and geometry.groups == y.shape[3]:
-                work = partial(depthwise.input_gradient, grad, weight, geometry, y)
-                self.split(len(y), work, _least(len(y), y.size // len(y) * geometry.taps) if len(y) else 1)
-                return
-            for ins, outs, single in _groups(grad.shape[3], y.shape[3], geometry):
-                target = empty((*y.shape[:3], outs.stop - outs.start), y.dtype)
-                self._adjoint(pixels_of(grad, ins), weight[ins], None if bias is None else bias[outs], single, target)
-                y[..., outs] = target
-            return
-        if geometry.stride == (1, 1):
-            turned = prepared.prepared(weight, "turned", lambda: turn(weight))
-            self._correlate(grad, turned, bias, turned_geometry(geometry, grad.shape, y.shape), y)
+        if bias is None and 1 < geometry.groups == y.shape[3]:
+            work = partial(depthwise.input_gradient, grad, weight, geometry, y)
+            self.split(len(y), work, _least(len(y), ONE_BY_ONE * y.size // len(y) * geometry.taps) if len(y) else 1)
+        elif geometry.stride == (1, 1):
+            turned = turned_geometry(geometry, grad.shape, y.shape)
+            self._correlate(grad, turned_weight(weight, geometry.groups), bias, turned, y)
         elif geometry.dilation == (1, 1):
-            work = partial(phases.forward, grad, weight, bias, geometry, y)
+            work = partial(adjoint, grad, weight, bias, geometry, y)
             self._over_pixels(y, weight.size // (geometry.stride[0] * geometry.stride[1]), work, geometry.stride[0])
         else:
-            y[...] = fold(grad.transpose(0, 3, 1, 2), weight, geometry, _nchw(y), bias).transpose(0, 2, 3, 1)
+            for ins, outs, single in group_channels(grad.shape[3], y.shape[3], geometry):
+                part, (n, h, w, _), o = None if bias is None else bias[outs], y.shape, outs.stop - outs.start
+                found = fold(grad[..., ins].transpose(0, 3, 1, 2), weight[ins], single, (n, o, h, w), part)
+                y[..., outs] = found.transpose(0, 2, 3, 1)
 
+    def _algorithm(self, x: Array, y: Array, geometry: ConvGeometry, kernel: bool) -> Any:
+        """What computes the output y of x, or the gradient of that convolution's kernel."""
+        work, grouped = _work(x, y, geometry), geometry.groups > 1
+        phases = dilated.for_phases(self.algorithm, work, geometry.groups, kernel)
+        if phases is not None:
+            return DILATED[grouped][phases]
+        return (GROUPED if grouped else FORWARD)[of_groups(self.algorithm, work, geometry.groups, kernel)]
+
+    # ---- both gradients from one copy ----
     def _unfolds(self, grad: Array, x: Array, geometry: ConvGeometry) -> bool:
         """Whether both gradients of a transposed convolution come from columns of grad: then one copy does for both."""
-        work = _work(grad, x, geometry)
-        return "unfold" == choice.for_output(self.algorithm, work) == choice.for_kernel(self.algorithm, work)
+        if 1 < geometry.groups == grad.shape[3]:
+            return False
+        return all(_unfolding(self._algorithm(grad, x, geometry, kernel)) for kernel in (False, True))
 
     def _both(self, grad: Array, weight: Array, x: Array, geometry: ConvGeometry, x_grad: Array) -> Array:
-        return self._summed(x, 2 * weight.size, partial(unfold.both, grad, weight, x, geometry, x_grad))
+        both = unfold.both if geometry.groups == 1 else GROUPED["unfold"].both
+        return self._summed(x, 2 * weight.size, partial(both, grad, weight, x, geometry, x_grad))
+
+    def _unfolds_upstream(self, grad: Array, x: Array, weight: Array, geometry: ConvGeometry) -> bool:
+        """Whether both gradients of a convolution are to come from columns of grad, because x has more channels."""
+        if geometry.stride != (1, 1) or grad.shape[3] > x.shape[3] or self._few_pixels(x, weight.size):
+            return False
+        return (
+            not 1 < geometry.groups == x.shape[3]
+            and _unfolding(self._algorithm(x, grad, geometry, True))
+            and _unfolding(self._algorithm(grad, x, turned_geometry(geometry, grad.shape, x.shape), False))
+        )
+
+    def _gradients_from_upstream(
+        self, grad: Array, weight: Array, x: Array, geometry: ConvGeometry, x_grad: Array
+    ) -> Array:
+        """Fill x_grad, a convolution of grad whose kernel's gradient is dW turned; dW (KH, KW, C / groups, O)."""
+        turned = turned_geometry(geometry, grad.shape, x.shape)
+        found = self._both(grad, turned_weight(weight, geometry.groups), x, turned, x_grad)
+        if not np.isfinite(found).all():
+            # An infinity of x met the zeros around grad, where the plain sum has no term.
+            return self._kernel_gradient(x, grad, geometry)
+        # (KH, KW, O / groups, C) -> (KH, KW, C / groups, O), group by group
+        kh, kw, o, c = found.shape
+        groups = found[::-1, ::-1].reshape(kh, kw, o, geometry.groups, c // geometry.groups)
+        return np.ascontiguousarray(groups.transpose(0, 1, 4, 3, 2)).reshape(kh, kw, -1, o * geometry.groups)
 
     def _channel_sum(self, grad: Array) -> Array:
         """The bias gradient: the sum of grad (N, H, W, O) over pixels."""
         rows = grad.reshape(grad.size // grad.shape[3], grad.shape[3])
-        parts = self.split(len(rows) // 64, partial(_partial_sums, rows), 1 << 14)
+        parts = self.split(len(rows) // 64, partial(_partial_sums, rows), -(-WORTH_ADDING // (64 * grad.shape[3])))
         total = parts[0] if len(parts) == 1 else np.sum(parts, axis=0)
         if len(rows) % 64:
             total = total + rows[len(rows) // 64 * 64 :].sum(axis=0, dtype=np.float64)
@@ -200,9 +232,9 @@ class ConvOps(CpuOperations):
         found = self.split(n * bands, lambda part: _bands(part, bands, multiple, height, work), least)
         return [result for results in found for result in results]
 
-    def _summed(self, grad: Array, per_pixel: int, work: Callable[[slice, slice], Array]) -> Array:
+    def _summed(self, grad: Array, per_pixel: int, work: Callable[[slice, slice], Array], multiple: int = 4) -> Array:
         """The sum of what the workers give, in their order."""
-        first, *others = self._over_pixels(grad, per_pixel, work) or [work(slice(0, 0), slice(0, 0))]
+        first, *others = self._over_pixels(grad, per_pixel, work, multiple) or [work(slice(0, 0), slice(0, 0))]
         for other in others:
             first += other
         return first
@@ -221,8 +253,14 @@ def _enlarged(weight: Array, scale: Pair, geometry: ConvGeometry) -> Array:
 
 
 def _work(x: Array, y: Array, geometry: ConvGeometry) -> choice.Work:
-    n, height, width, o = y.shape
-    return choice.Work(n, height, width, x.shape[3], o, geometry)
+    """Of one group."""
+    (n, height, width, o), groups = y.shape, geometry.groups
+    single = geometry if groups == 1 else replace(geometry, groups=1)
+    return choice.Work(n, height, width, x.shape[3] // groups, o // groups, single)
+
+
+def _unfolding(algorithm: Any) -> bool:
+    return algorithm is unfold or algorithm is GROUPED["unfold"]
 
 
 def _some_channels(
@@ -232,25 +270,17 @@ def _some_channels(
     forward(x, weight[channels], part, geometry, y[..., channels], slice(0, y.shape[0]), slice(0, y.shape[1]))
 
 
-def _groups(channels_in: int, channels_out: int, geometry: ConvGeometry) -> list[tuple[slice, slice, ConvGeometry]]:
-    """Channels in, channels out and the geometry of each group."""
-    single, ins, outs = replace(geometry, groups=1), channels_in // geometry.groups, channels_out // geometry.groups
-    return [(slice(g * ins, (g + 1) * ins), slice(g * outs, (g + 1) * outs), single) for g in range(geometry.groups)]
+def turned_weight(weight: Array, groups: int) -> Array:
+    """(O, C / groups, KH, KW) -> (C, O / groups, KH, KW), turned by 180 degrees: the kernel of the adjoint."""
+    return prepared.prepared(weight, ("turned", groups), lambda: turn(weight, groups))
 
 
-def pixels_of(x: Array, channels: slice) -> Array:
-    """Some channels of x (N, H, W, C), contiguous."""
-    return np.ascontiguousarray(x[..., channels])
-
-
-def _nchw(y: Array) -> tuple[int, int, int, int]:
-    n, h, w, c = y.shape
-    return n, c, h, w
-
-
-def turn(weight: Array) -> Array:
-    """(O, C, KH, KW) -> (C, O, KH, KW), turned by 180 degrees; in memory (KH, KW, O, C), as the products want it."""
-    return np.ascontiguousarray(weight.transpose(2, 3, 0, 1)[::-1, ::-1]).transpose(3, 2, 0, 1)
+def turn(weight: Array, groups: int) -> Array:
+    """As `turned_weight`; in memory (KH, KW, O / groups, C), as the products want it."""
+    o, c, kh, kw = weight.shape
+    # (groups, O / groups, C / groups, KH, KW) -> (KH, KW, O / groups, groups, C / groups)
+    split = weight.reshape(groups, o // groups, c, kh, kw).transpose(3, 4, 1, 0, 2)
+    return np.ascontiguousarray(split[::-1, ::-1]).reshape(kh, kw, o // groups, groups * c).transpose(3, 2, 0, 1)
 
 
 def turned_geometry(geometry: ConvGeometry, shape: tuple[int, ...], size: tuple[int, ...]) -> ConvGeometry:
