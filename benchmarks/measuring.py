@@ -27,7 +27,8 @@ from summary_table import UNITS, Row, counts, failed_row, note_of, ratio, table,
 from timing import Measurement, Plan, measure
 
 IMPORT_CODE = "import time; start = time.perf_counter(); import npconv; print(time.perf_counter() - start)"
-MEMORY_STEPS, SMALL_SHARE = 20, 16  # steps, enough for all workers to have begun; a sixteenth of the batch, at most 2 images, is the warm-up
+MEMORY_STEPS = 20  # enough for all workers to have begun
+SMALL_SHARE = 16  # a sixteenth of the batch, at most 2 images, is the warm-up
 
 
 class Benchmark:

@@ -14,6 +14,7 @@ from .backends import asarray, backend, backend_reason, to_numpy, use_backend
 from .containers import Concat, Identity, Sequential, Sum
 from .drawing import draw
 from .functional import col2im, im2col
+from .layer import Layer
 from .layers import (
     Activation,
     AvgPool2d,
@@ -35,7 +36,7 @@ from .layers import (
 )
 from .losses import L1, MSE, Loss
 from .model import Epoch, Model
-from .module import BackwardError, Layer, Module, Parameter, is_grad_enabled, no_grad
+from .module import BackwardError, Module, Parameter, is_grad_enabled, no_grad
 from .optim import SGD, Adam, Optimizer
 from .random import manual_seed
 from .schedules import CosineAnnealingLR, OneCycleLR, Schedule, StepLR, TrapezoidLR

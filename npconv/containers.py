@@ -13,13 +13,8 @@ from typing import Any, NoReturn, overload
 from .backends import backend
 from .backends.base import Array
 from .backends.geometry import integer
-from .module import (
-    BackwardError,
-    Layer,
-    Module,
-    is_grad_enabled,
-    structure_changed,
-)
+from .layer import Layer
+from .module import BackwardError, Module, is_grad_enabled, structure_changed
 from .ownership import gives_fresh_gradient, gives_fresh_output, is_written_by
 
 

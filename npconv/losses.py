@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -61,7 +62,9 @@ class Loss(ABC):
 
     def replica(self) -> Loss:
         """A copy for another worker."""
-        return type(self)(**self.arguments())
+        twin = copy.copy(self)
+        twin._kept = None
+        return twin
 
     def arguments(self) -> dict[str, Any]:
         """The constructor arguments that rebuild this loss."""

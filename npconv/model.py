@@ -68,6 +68,8 @@ class Model:
         for name, value, kind in expected:
             if value is not None and not isinstance(value, kind):
                 raise TypeError(f"{name} (={value!r}) must be a {kind.__name__}, or None")
+        if network is not None and any("_is_copy" in vars(module) for module in network.modules()):
+            raise ValueError("network is a replica, which workers compute with: a Model takes the network itself")
         self.network = networks.strided() if network is None else network
         self.loss = MSE() if loss is None else loss
         self.optimizer = self._default_optimizer(network) if optimizer is None else optimizer
@@ -156,20 +158,24 @@ class Model:
         probe, _ = pairs.take(min(PROBES, len(pairs)), np.random.default_rng(0))
         watch = CollapseWatch(self.network, self.as_network_input(probe))
         self._check_output_shape(watch.output_shape[1:], pairs.image_shape)
+        self._crew.close()
         self._crew = Crew(rng)
         self.network.train()
         first = len(self.history)
-        for _ in range(num_epochs):
-            started, lr = time.perf_counter(), self.optimizer.lr if self.optimizer else 0.0
-            per_batch = schedule if schedule_every == "batch" else None
-            loss = self._epoch(pairs, batch_size, rng, watch, per_batch, batch_callback)
-            epoch = self._validated(len(self.history) + 1, loss, held_out, started, lr)
-            self.history.append(epoch)
-            if schedule is not None and schedule_every == "epoch":
-                schedule.step()
-            stop = callback(epoch) if callback is not None else False
-            if isinstance(stop, (bool, np.bool_)) and stop:
-                break
+        try:
+            for _ in range(num_epochs):
+                started, lr = time.perf_counter(), self.optimizer.lr if self.optimizer else 0.0
+                per_batch = schedule if schedule_every == "batch" else None
+                loss = self._epoch(pairs, batch_size, rng, watch, per_batch, batch_callback)
+                epoch = self._validated(len(self.history) + 1, loss, held_out, started, lr)
+                self.history.append(epoch)
+                if schedule is not None and schedule_every == "epoch":
+                    schedule.step()
+                stop = callback(epoch) if callback is not None else False
+                if isinstance(stop, (bool, np.bool_)) and stop:
+                    break
+        finally:
+            self._crew.close()
         return self.history[first:]
 
     def _check_schedule(self, schedule: Any, steps: int) -> None:

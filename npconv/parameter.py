@@ -60,7 +60,10 @@ class Parameter:
 
     def share(self, room: Array) -> None:
         """Compute with `room`, an array like `data`, from now on: memory that another process writes."""
-        self._data = room
+        if self._original is not None:
+            self._original.share(room)
+        else:
+            self._data = room
 
     def fill(self, values: Any) -> None:
         """Copy `values` (numbers, or an array that broadcasts) into `data`; the dtype stays."""

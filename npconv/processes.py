@@ -10,11 +10,13 @@ threads computed, in the same order: the same bits. Linux only; NPCONV_PROCESSES
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import multiprocessing
 import os
 import signal
 import sys
+import time
 import traceback
 import warnings
 import weakref
@@ -157,14 +159,18 @@ def _serve(
 ) -> None:
     """The life of a worker process: until the other end of its pipe is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains; it ends this one
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the caller's handler, if any, is not for this process
     for other in others:
         other.close()  # or this process would keep its own pipe, and those of its siblings, open
     _compute_with(weights, network, worker.network)
     while True:
         try:
-            count, parts, batch = connection.recv()
+            message = connection.recv()
         except (EOFError, OSError):
             return
+        if message is None:
+            return
+        count, parts, batch = message
         x, target = (room[:count] for room in inputs)
         slices = [slice(*part) for part in parts]
         answer: Any
@@ -172,7 +178,10 @@ def _serve(
             answer = backend().serially(partial(worker.gradients, x, target, slices, batch))
         except BaseException as error:
             answer = _sendable(error)
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except OSError:  # nobody waits for it any more
+            return
 
 
 def _compute_with(weights: list[Array], network: Module, replica: Module) -> None:
@@ -197,9 +206,12 @@ def _close(connections: list[Connection], processes: list[Any], owner: int) -> N
     if os.getpid() != owner:  # a copy of this process: the workers are not its own
         return
     for connection in connections:
-        connection.close()
+        with contextlib.suppress(OSError):
+            connection.send(None)  # closing alone is not enough: a later fork may hold the same end
+            connection.close()
+    deadline = time.monotonic() + 1
     for process in processes:
-        process.join(1)
+        process.join(max(0, deadline - time.monotonic()))
         if process.is_alive():
             process.kill()
             process.join()

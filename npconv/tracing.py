@@ -146,7 +146,10 @@ def _stand_in(network: Module) -> Module:
     for module in network.modules():
         known.update((id(vars(module)[name]), ()) for name in module.transient if name in vars(module))
     known.pop(id(None), None)
-    return copy.deepcopy(network, known)
+    twin = copy.deepcopy(network, known)
+    for module in twin.modules():
+        module.mark_as_copy()
+    return twin
 
 
 def _record(twin: Module, calls: dict[int, list[_Call]]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -100,7 +101,7 @@ class Crew:
         self._parameters: list[Parameter] = []
         self._signature: Any = None
         self._team: Team | None = None
-        self._steps = 0
+        self._steps: float = 0
 
     def gradients(self, network: Module, loss: Loss, x: Array, target: Array) -> float:
         """Forward, loss and backward on shares of the batch; the network's gradients become their sum."""
@@ -131,7 +132,12 @@ class Crew:
             if self._steps <= STEPS_BY_THREADS or not processes.possible(network, loss):
                 return None
             most = max(share[-1].stop - share[0].start for share in shares)
-            self._team, self._steps = Team(network, self._replicas[: len(shares)], x, target, most), 0
+            try:
+                self._team = Team(network, self._replicas[: len(shares)], x, target, most)
+            except OSError:  # no more processes, or no memory for them: threads it is
+                self._steps = -math.inf
+                return None
+            self._steps = 0
         return self._team if self._team.fits(x, target, shares) else None
 
     def close(self) -> None:
@@ -147,7 +153,8 @@ class Crew:
         return vars(Crew(self._rng))
 
     def _follow(self, network: Module, loss: Loss) -> None:
-        signature = (network, loss, loss.arguments(), structure_version())
+        # A forked copy of this process must not share the gradients of our worker processes.
+        signature = (network, loss, loss.arguments(), os.getpid(), structure_version())
         if signature != self._signature:
             self.close()
             self._replicas, self._shares, self._signature = [], {}, signature
@@ -165,7 +172,7 @@ class Crew:
 
     def _nothing_changed(self) -> None:
         """Making a replica, or a copy to look at, counts as a change, and is none."""
-        self._signature = (*self._signature[:3], structure_version())
+        self._signature = (*self._signature[:-1], structure_version())
 
     def _reduce(self, replicas: list[Replica]) -> None:
         first, *others = replicas

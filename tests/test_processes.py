@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import multiprocessing
 import os
 import pickle
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -252,6 +254,85 @@ def test_processes_end_with_the_process_that_started_them(how: str) -> None:
         parent.stdin.close()
         parent.wait(10)
     assert _ends(pid)
+
+
+def test_training_in_a_forked_copy_does_not_touch_the_gradients_of_this_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The gradients of the second worker are in memory that a fork shares: both train on, apart."""
+    model, rng = small(), np.random.default_rng(0)
+    batches = [batch(rng) for _ in range(40)]
+    for pair in batches[:4]:
+        model.train_batch(*pair)
+    assert in_processes(model)
+    context = multiprocessing.get_context("fork")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        other = context.Process(target=lambda: [model.train_batch(*pair) for pair in batches[4:][::-1]])
+        other.start()
+    for pair in batches[4:]:
+        model.train_batch(*pair)
+    other.join(30)
+    assert other.exitcode == 0
+    monkeypatch.setenv("NPCONV_PROCESSES", "0")
+    twin = small()
+    for pair in batches:
+        twin.train_batch(*pair)
+    assert state(model) == state(twin)
+
+
+def test_models_that_train_in_turn_both_have_processes_and_end_apart() -> None:
+    models, rng = [small(), small()], np.random.default_rng(0)
+    for _ in range(5):
+        for model in models:
+            model.train_batch(*batch(rng))
+    assert all(in_processes(model) for model in models)
+    started = time.monotonic()
+    for model in models:  # the first one's pipe is open in the second one's process too
+        model._crew.close()
+    assert time.monotonic() - started < 0.9
+
+
+def test_train_leaves_no_process(rng: np.random.Generator) -> None:
+    model = small()
+    images = (rng.random((30, 3, 8, 8)) * 255).astype("float32")
+    seen = []
+    model.train(images, images, 1, batch_size=4, batch_callback=lambda *_: seen.append(in_processes(model)))
+    assert seen[-1] and not in_processes(model) and not multiprocessing.active_children()
+
+
+def test_where_no_process_can_be_had_threads_train_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: Any) -> Any:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refused)
+    model, rng = small(), np.random.default_rng(0)
+    assert all(np.isfinite(model.train_batch(*batch(rng))) for _ in range(6))
+    assert not in_processes(model)
+
+
+def test_a_handler_of_the_caller_does_not_keep_processes_alive() -> None:
+    """SIGTERM sets a flag, as in a job that is to stop after an epoch: the processes still end with their parent."""
+    program = textwrap.dedent("""
+        import signal
+        import numpy as np
+        import npconv as nc
+        from npconv import training
+        training.PROCESS_WORK, training.STEPS_BY_THREADS = 1, 2
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        nc.backend()._pool.size = 2
+        model = nc.Model(nc.networks.strided(4))
+        x = np.zeros((4, 3, 8, 8), "float32")
+        for _ in range(5):
+            model.train_batch(x, x)
+        assert model._crew._team.alive
+    """)
+    assert subprocess.run([sys.executable, "-c", program], timeout=20, check=True).returncode == 0
+
+
+def test_a_replica_is_no_network_for_a_model() -> None:
+    with pytest.raises(ValueError, match="network is a replica"):
+        nc.Model(nc.networks.strided(4).replica())
 
 
 def test_a_copy_of_a_model_makes_processes_of_its_own() -> None:

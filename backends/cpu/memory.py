@@ -20,30 +20,32 @@ import numpy as np
 
 SMALL = 1 << 16  # bytes below which the C library's allocator uses its memory again by itself
 ALIGNMENT = 64  # a cache line, and the widest vector
-KEPT_BYTES = 1 << 28  # free blocks of a thread beyond this are given up
+KEPT_BYTES = 1 << 28  # a thread that has so much free, and asks for a size of which none is, gives it all up
 BYTE = np.dtype(np.uint8)
 
 
 class _Block:
-    """Bytes, where among them the first aligned one is, and the list of free blocks that they return to."""
+    """Bytes, and where among them the first aligned one is."""
 
-    __slots__ = ("data", "home", "offset", "size")
+    __slots__ = ("data", "offset")
 
-    def __init__(self, size: int, home: deque[_Block]) -> None:
+    def __init__(self, size: int) -> None:
+        # Not an array: NumPy would look for the owner of its memory, and past the lease.
         self.data = bytearray(size + ALIGNMENT)
-        self.size, self.home = size, home
         self.offset = -np.frombuffer(self.data, BYTE).ctypes.data % ALIGNMENT
 
 
 class _Lease(np.ndarray):
     """Owns a block while any array over it lives."""
 
-    __slots__ = ("block",)
+    __slots__ = ("block", "home")
     block: _Block
+    home: deque[_Block]  # where it returns to
 
     def __del__(self) -> None:
-        block = self.block
-        block.home.append(block)  # atomic: any thread may be the last to hold the array
+        block = getattr(self, "block", None)
+        if block is not None:  # a view of a lease has none
+            self.home.append(block)  # atomic: any thread may be the last to hold the array
 
 
 class _Free(dict[int, deque[_Block]]):
@@ -53,6 +55,7 @@ class _Free(dict[int, deque[_Block]]):
 
 
 _all: weakref.WeakSet[_Free] = weakref.WeakSet()
+_joining = threading.Lock()
 
 
 class _Threads(threading.local):
@@ -60,7 +63,8 @@ class _Threads(threading.local):
 
     def __init__(self) -> None:
         self.free: _Free = _Free()
-        _all.add(self.free)  # while the thread lives
+        with _joining:
+            _all.add(self.free)  # while the thread lives
 
 
 _mine = _Threads()
@@ -71,23 +75,27 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     needed = math.prod(shape) * np.dtype(dtype).itemsize
     if needed < SMALL:
         return np.empty(shape, dtype)
-    # One of two sizes for each power of two, so that arrays of about a size share blocks. What is left over at the end
-    # of a block is never touched, and so takes no memory.
+    # One of two sizes for each power of two: at most a third is left over, and arrays of about a size share blocks.
     step = 1 << (needed.bit_length() - 2)
     size = -(-needed // step) * step
     free = _mine.free
+    home = free.get(size)
+    if home is None:
+        home = free[size] = deque()
     try:
-        block = free[size].pop()
-    except (KeyError, IndexError):
+        block = home.pop()
+    except IndexError:
         block = _new_block(size, free)
     lease = _Lease(size + ALIGNMENT, BYTE, block.data)
-    lease.block = block
+    lease.home, lease.block = home, block
     return np.ndarray(shape, dtype, lease, block.offset)
 
 
 def release() -> None:
     """Give up the free blocks of all threads."""
-    for free in list(_all):
+    with _joining:
+        threads = list(_all)
+    for free in threads:
         for blocks in list(free.values()):
             blocks.clear()
 
@@ -97,7 +105,7 @@ def _new_block(size: int, free: dict[int, deque[_Block]]) -> _Block:
     if kept + size > KEPT_BYTES:
         for blocks in free.values():
             blocks.clear()
-    return _Block(size, free.setdefault(size, deque()))
+    return _Block(size)
 
 
 def empty_images(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -77,8 +77,16 @@ class _Group:
                     self._all_ended.release()
 
     def wait(self) -> None:
-        """Until every task has ended."""
-        self._all_ended.acquire()
+        """Until every task has ended, whatever interrupts: they compute with what the next step computes with."""
+        interrupt: BaseException | None = None
+        while True:
+            try:
+                self._all_ended.acquire()
+                break
+            except BaseException as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
 
 class WorkerPool:
@@ -232,7 +240,7 @@ class _BlasThreads:
             yield
         finally:
             with self._lock:
-                self._wanted -= 1
+                self._wanted = max(0, self._wanted - 1)  # in a child forked within, it began at zero
                 self._last = time.monotonic()
 
     def _lower(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from .. import checks
 from ..backends import backend
 from ..backends.base import Array
-from ..module import Layer
+from ..layer import Layer
 
 
 class Activation(Layer):

@@ -14,7 +14,8 @@ from ..backends import backend
 from ..backends.base import Array
 from ..backends.geometry import ConvGeometry, IntOrPair, Pair
 from ..backends.reference.padding import check_padding
-from ..module import Layer, Parameter
+from ..layer import Layer
+from ..module import Parameter
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 

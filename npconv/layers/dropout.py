@@ -9,7 +9,7 @@ import numpy as np
 from .. import checks
 from ..backends import backend
 from ..backends.base import Array
-from ..module import Layer
+from ..layer import Layer
 from ..random import generator_or_default
 
 

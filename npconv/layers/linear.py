@@ -10,7 +10,8 @@ import numpy as np
 from .. import checks, init
 from ..backends import backend
 from ..backends.base import Array
-from ..module import Layer, Parameter
+from ..layer import Layer
+from ..module import Parameter
 
 
 class Linear(Layer):

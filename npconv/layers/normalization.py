@@ -9,7 +9,8 @@ import numpy as np
 from .. import checks
 from ..backends import backend
 from ..backends.base import Array
-from ..module import Layer, Parameter
+from ..layer import Layer
+from ..module import Parameter
 
 
 class BatchNorm2d(Layer):

@@ -10,7 +10,7 @@ from .. import checks
 from ..backends import backend
 from ..backends.base import Array
 from ..backends.geometry import ConvGeometry, IntOrPair, Pair
-from ..module import Layer
+from ..layer import Layer
 
 
 class Pooling(Layer):

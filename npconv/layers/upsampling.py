@@ -13,7 +13,7 @@ from .. import checks
 from ..backends import backend
 from ..backends.base import Array
 from ..backends.geometry import ConvGeometry, IntOrPair, Pair, Sides
-from ..module import Layer
+from ..layer import Layer
 from .conv import WeightedLayer, check_output_padding, plain
 
 Scale = float | Sequence[float]
