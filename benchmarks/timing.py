@@ -17,7 +17,7 @@ from cases import Case
 from crew import Crew, WorkerError
 
 MOST_STEPS = 5000  # of one turn
-SETTLE, SETTLE_SECONDS = 20, 4.0  # runs before any is timed, where so many take no longer
+SETTLE, SETTLE_SECONDS = 20, 1.0  # training steps before any is timed, where so many take no longer
 SLOW = 0.25  # seconds of a step from which nothing is gained by one before it that is not timed
 
 
@@ -84,7 +84,7 @@ def measure(crew: Crew, names: Sequence[str], case: Case, plan: Plan) -> Measure
     found = Measurement(case.name, case.bound, case.bound if case.gradient_bound is None else case.gradient_bound)
     ready = _compared(crew, names, case, found)
     if not found.wrong and names[0] in ready:
-        _timed(crew, ready, plan, found)
+        _timed(crew, ready, plan, found, settle=case.kind == "step")
     crew.forget(names)
     return found
 
@@ -124,13 +124,13 @@ def _difference(ours: np.ndarray | None, theirs: np.ndarray | None) -> float:
     return apart if np.isfinite(apart) else float("inf")
 
 
-def _timed(crew: Crew, names: list[str], plan: Plan, found: Measurement) -> None:
+def _timed(crew: Crew, names: list[str], plan: Plan, found: Measurement, settle: bool) -> None:
     seconds: dict[str, float] = {}
     for name in names:
         if (once := _turn(crew, name, 1, 0, found)) is not None:
             seconds[name] = once
-    for name in [name for name, once in seconds.items() if once < SETTLE_SECONDS / SETTLE]:
-        # A long run is what is meant: npconv starts worker processes after some steps, and a cache fills.
+    for name in [name for name, once in seconds.items() if settle and once < SETTLE_SECONDS / SETTLE]:
+        # A long training is what is meant: npconv starts worker processes after some steps.
         once = _turn(crew, name, SETTLE, 0, found)
         seconds[name] = seconds[name] if once is None else once
     slow = min(seconds.values(), default=0.0) > SLOW

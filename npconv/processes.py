@@ -208,7 +208,7 @@ def _close(connections: list[Connection], processes: list[Any], owner: int) -> N
     for connection in connections:
         with contextlib.suppress(OSError):
             connection.send(None)  # closing alone is not enough: a later fork may hold the same end
-            connection.close()
+        connection.close()
     deadline = time.monotonic() + 1
     for process in processes:
         process.join(max(0, deadline - time.monotonic()))

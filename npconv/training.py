@@ -112,7 +112,7 @@ class Crew:
         plan = self._shares[x.shape]
         shares = plan.cut(len(x))
         replicas = self._ready(network, loss, len(shares))
-        team = self._team_for(network, loss, x, target, plan)
+        team = self._team_for(network, loss, x, target, shares) if plan.turns_count else None
         losses = None if team is None else team.gradients(x, target, shares)
         if losses is None:
             pairs = zip(replicas, shares, strict=False)
@@ -122,10 +122,9 @@ class Crew:
         self._reduce(replicas[: len(shares)])
         return math.fsum(losses)
 
-    def _team_for(self, network: Module, loss: Loss, x: Array, target: Array, plan: Shares) -> Team | None:
+    def _team_for(self, network: Module, loss: Loss, x: Array, target: Array, shares: list[list[slice]]) -> Team | None:
         """Processes for this batch, if it is one that they pay for and the network has been seen often enough."""
-        shares = plan.cut(len(x))
-        if len(shares) < 2 or not plan.turns_count:
+        if len(shares) < 2:
             return None
         if self._team is None or not self._team.alive:
             self._steps += 1
