@@ -22,7 +22,7 @@ from .frame import BLOCK_BYTES, blocks
 from .thin import PLANE_BYTES
 from .winograd import TILE_BYTES
 
-ALGORITHMS = ("auto", "im2col", "unfold", "winograd2", "winograd4", "thin")
+ALGORITHMS = ("auto", "im2col", "unfold", "winograd2", "winograd4", "thin", "differences")
 THIN_OUTPUTS = 8
 ITEM_BYTES = 4
 SMALL_PRODUCT = 1e6  # multiplications; up to here OpenBLAS reorders nothing, where it has AVX-512

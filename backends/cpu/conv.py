@@ -6,8 +6,8 @@
 
 A convolution's input gradient is the adjoint of dY; a transposed convolution is the adjoint of x, and its gradients are
 `correlate` and a kernel gradient with x and dY exchanged; an upsampling followed by a convolution is one transposed
-convolution (upsample.py). Dilation can be taken apart into convolutions without (dilated.py); groups of
-channels are convolutions of their own (grouped.py).
+convolution (upsample.py), or taken from differences of pixels (differences.py). Dilation can be taken apart into
+convolutions without (dilated.py); groups of channels are convolutions of their own (grouped.py).
 
 NPCONV_CONV=im2col leaves the reference in charge of everything.
 """
@@ -23,7 +23,7 @@ import numpy as np
 
 from ..base import Array
 from ..geometry import ConvGeometry, Pair
-from . import choice, depthwise, dilated, prepared, thin, unfold
+from . import choice, depthwise, differences, dilated, prepared, thin, unfold
 from .fold import fold
 from .frame import pixels_last
 from .grouped import Grouped, GroupedWinograd, adjoint, group_channels
@@ -31,7 +31,7 @@ from .grouped import algorithm as of_groups
 from .memory import empty
 from .operations import CpuOperations
 from .upsample import enlarged_kernel, kernel_gradient, transposed_geometry
-from .winograd import Winograd
+from .winograd import Winograd, finite
 
 FORWARD: dict[str, Any] = {"unfold": unfold, "thin": thin, "winograd2": Winograd(2), "winograd4": Winograd(4)}
 GROUPED: dict[str, Any] = {name: Grouped(FORWARD[name]) for name in ("unfold", "thin")}
@@ -99,6 +99,10 @@ class ConvOps(CpuOperations):
     ) -> Array:
         if self.algorithm == "im2col" or geometry.stride != (1, 1):
             return super().upsample_conv2d_forward(x, weight, bias, scale, geometry)
+        if differences.applies(self.algorithm, x, weight, scale, geometry):
+            y = self._doubled(x, weight, bias)
+            if y is not None:
+                return y
         size = geometry.output_size((x.shape[2] * scale[0], x.shape[3] * scale[1]))
         adjoint = transposed_geometry(x.shape, scale, geometry, size)
         return self.conv_transpose2d_forward(x, _enlarged(weight, scale, geometry), bias, adjoint)
@@ -114,10 +118,39 @@ class ConvOps(CpuOperations):
     ) -> tuple[Array | None, Array, Array]:
         if self.algorithm == "im2col" or geometry.stride != (1, 1):
             return super().upsample_conv2d_backward(grad, x, weight, scale, geometry, input_gradient)
+        if differences.applies(self.algorithm, x, weight, scale, geometry) and len(x) >= self._pool.parts:
+            found = self._doubled_backward(grad, x, weight, input_gradient)
+            if found is not None:
+                return found
         large = _enlarged(weight, scale, geometry)
         adjoint = transposed_geometry(x.shape, scale, geometry, (grad.shape[2], grad.shape[3]))
         x_grad, large_grad, bias_grad = self.conv_transpose2d_backward(grad, x, large, adjoint, input_gradient)
         return x_grad, kernel_gradient(large_grad, weight.shape, scale, geometry), bias_grad
+
+    # ---- doubling and convolving, from differences ----
+    def _doubled(self, x: Array, weight: Array, bias: Array | None) -> Array | None:
+        """None if not all of it is finite: infinite differences are all over their pixels' outputs."""
+        n, _, h, w = x.shape
+        y = empty((n, 2 * h, 2 * w, weight.shape[0]), x.dtype)
+        with prepared.constant_weights():
+            work = partial(differences.forward, pixels_last(x), weight, bias, y)
+            finite = self._over_pixels(y, differences.PRODUCTS * weight.size // 36, work, 2)
+        return y.transpose(0, 3, 1, 2) if all(finite) else None
+
+    def _doubled_backward(
+        self, grad: Array, x: Array, weight: Array, input_gradient: bool
+    ) -> tuple[Array | None, Array, Array] | None:
+        x, grad = pixels_last(x), pixels_last(grad)
+        x_grad = empty(x.shape, x.dtype) if input_gradient else None
+        with prepared.constant_weights():
+            work = partial(differences.backward, x, grad, weight, x_grad)
+            cost = 2 * differences.PRODUCTS * weight.size // 9 * x.shape[1] * x.shape[2]
+            parts = self.split(len(x), work, _least(len(x), cost))
+        weight_grad = parts[0] if len(parts) == 1 else sum(parts[1:], parts[0])
+        if not finite(weight_grad) or (x_grad is not None and not finite(x_grad)):
+            return None
+        x_grad = None if x_grad is None else x_grad.transpose(0, 3, 1, 2)
+        return x_grad, weight_grad.transpose(3, 2, 0, 1), self._channel_sum(grad)
 
     # ---- the three operations, on (N, H, W, C) ----
     def _correlate(self, x: Array, weight: Array, bias: Array | None, geometry: ConvGeometry, y: Array) -> None:

@@ -18,7 +18,7 @@ from ..geometry import ConvGeometry
 from . import choice, phases, unfold
 from .memory import empty
 from .prepared import prepared
-from .winograd import Winograd, _finite, _planes
+from .winograd import Winograd, finite, _planes
 
 Group = tuple[slice, slice, ConvGeometry]
 
@@ -105,7 +105,7 @@ class GroupedWinograd(Winograd):
                 products[self.window + 1] += bias
             tiles = empty((v.shape[1], self.m**2, u.shape[2]), x.dtype)
             np.matmul(aa, products.transpose(1, 0, 2), out=tiles)
-            if _finite(tiles):
+            if finite(tiles):
                 self._lay(tiles.reshape(*grid, self.m, self.m, -1), y[part, rows])
             else:
                 self.plain.forward(x[part], weight, bias, geometry, y[part], slice(None), rows)
@@ -123,7 +123,7 @@ class GroupedWinograd(Winograd):
             np.matmul(left, right, out=_split(product, geometry.groups))
             total += product
         found = np.matmul(self.matrices[x.dtype][1].T, total.reshape(total.shape[0], -1)).reshape(3, 3, *shape)
-        return found if _finite(found) else self.plain.weight_gradient(x, grad, geometry, images, lines)
+        return found if finite(found) else self.plain.weight_gradient(x, grad, geometry, images, lines)
 
 
 def _split(a: Array, groups: int) -> Array:

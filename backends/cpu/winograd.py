@@ -90,7 +90,7 @@ class Winograd:
                 products[self.window + 1] += bias  # position (1, 1), which A^T . A copies to every output of the tile
             tiles = empty((v.shape[1], self.m**2, u.shape[2]), x.dtype)
             np.matmul(aa, products.transpose(1, 0, 2), out=tiles)
-            if not _finite(tiles):
+            if not finite(tiles):
                 # An infinity, or an overflow of B^T d B, is all over its tile: the plain sum says where it belongs.
                 unfold.forward(x[images][part], weight, bias, geometry, y[images][part], slice(0, len(y)), rows)
                 continue
@@ -112,7 +112,7 @@ class Winograd:
         if total is None:
             return np.zeros((3, 3, *channels), x.dtype)
         found = np.matmul(gg.T, total.reshape(total.shape[0], -1)).reshape(3, 3, *channels)
-        return found if _finite(found) else unfold.weight_gradient(x, grad, geometry, images, lines)
+        return found if finite(found) else unfold.weight_gradient(x, grad, geometry, images, lines)
 
     def prepare(self, weight: Array, split: Split = once) -> Array:
         """U (P, C, O) of weight (O, C, 3, 3), its positions shared out by `split`."""
@@ -170,7 +170,7 @@ class Winograd:
                 np.copyto(target, tiles[:, down, across, :high, :wide])
 
 
-def _finite(x: Array) -> bool:
+def finite(x: Array) -> bool:
     """Whether no number of x is infinite or NaN, and none so large that the sum of squares overflows."""
     flat = x.reshape(-1)
     return bool(np.isfinite(np.dot(flat, flat)))

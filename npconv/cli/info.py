@@ -25,7 +25,7 @@ VARIABLES = {
     "NPCONV_BACKEND": "numpy (the default), cupy, or auto: cupy if it can be used",
     "NPCONV_THREADS": "worker threads on the CPU; the default is all cores this process may use",
     "NPCONV_PROCESSES": "0: only threads share a batch; the default is processes too, for small networks on Linux",
-    "NPCONV_CONV": "auto (the default: the fastest way), im2col (the reference), unfold, winograd2, winograd4 or thin",
+    "NPCONV_CONV": "auto (the default), im2col (the reference), unfold, winograd2, winograd4, thin or differences",
 }
 APP = {"PIL": "pillow", "tifffile": "tifffile", "tqdm": "tqdm", "matplotlib": "matplotlib"}
 

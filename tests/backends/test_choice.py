@@ -152,4 +152,4 @@ def test_algorithms_apply_where_their_mathematics_does() -> None:
     assert names(16, 3, 2, 1) == names(16, 5, 1, 2) == names(16, 3, 1, 1, 2) == ["unfold"]
     assert names(3, 5, 1, 2, 2) == ["unfold", "thin"]
     assert choice.applicable(choice.Work(1, 8, 8, 4, 3, GEOMETRIES["5x5"]), kernel=True) == ["unfold"]
-    assert set(FAST) == set(choice.ALGORITHMS) - {"auto", "im2col"} == set(conv.FORWARD)
+    assert set(FAST) == set(choice.ALGORITHMS) - {"auto", "im2col", "differences"} == set(conv.FORWARD)
