@@ -15,15 +15,18 @@ GROWN = "rise of the process's peak (it cannot be reset on this system: a lower 
 def extra_memory(work: Callable[[], object], times: int) -> tuple[int, str]:
     """(bytes, how they were found): the peak resident memory while `work` runs, less that before.
 
-    On Linux the peak is reset first: writing 5 to /proc/self/clear_refs does that (proc(5)). Elsewhere a peak before
-    the work hides as much of the work's. Raises OSError where no peak can be read (Windows).
+    The most of any of the `times`, this process and its children together. On Linux the peak is reset before each:
+    writing 5 to /proc/self/clear_refs does that (proc(5)). Elsewhere a peak before the work hides as much of the
+    work's. Raises OSError where no peak can be read (Windows).
     """
     gc.collect()
     can_reset = _reset_peak()
-    before = _peak()
+    before, most = _peak(), 0
     for _ in range(times):
+        _reset_peak()
         work()
-    return _peak() - before + _of_children(), RESET if can_reset else GROWN
+        most = max(most, _peak() - before + _of_children())
+    return most, RESET if can_reset else GROWN
 
 
 def _of_children() -> int:

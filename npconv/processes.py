@@ -11,9 +11,11 @@ threads computed, in the same order: the same bits. Linux only; NPCONV_PROCESSES
 from __future__ import annotations
 
 import contextlib
+import gc
 import mmap
 import multiprocessing
 import os
+import select
 import signal
 import sys
 import time
@@ -30,6 +32,7 @@ from .losses import Loss
 from .module import Module
 from .replica import Replica, laid_out_like
 
+PATIENCE = 0.001  # seconds that a process asks again and again before it sleeps: being woken takes a tenth of this
 LARGE = 4_000_000_000  # multiply-adds of a step beside which the turns do not count
 
 
@@ -121,7 +124,7 @@ class Team:
             moved = [(part.start - start, part.stop - start) for part in slices]
             connection.send((count, moved, len(x)))
         first = backend().serially(partial(self._workers[0].gradients, x, target, shares[0], len(x)))
-        answers = [connection.recv() for connection, _, _ in used]
+        answers = [_received(connection) for connection, _, _ in used]
         for error in answers:
             if isinstance(error, BaseException):
                 raise error
@@ -160,12 +163,13 @@ def _serve(
     """The life of a worker process: until the other end of its pipe is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains; it ends this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the caller's handler, if any, is not for this process
+    gc.freeze()  # looking for garbage among what was inherited would copy all of it
     for other in others:
         other.close()  # or this process would keep its own pipe, and those of its siblings, open
     _compute_with(weights, network, worker.network)
     while True:
         try:
-            message = connection.recv()
+            message = _received(connection)
         except (EOFError, OSError):
             return
         if message is None:
@@ -182,6 +186,16 @@ def _serve(
             connection.send(answer)
         except OSError:  # nobody waits for it any more
             return
+
+
+def _received(connection: Connection) -> Any:
+    """The next message: it is on its way most of the time, and then asking for it is faster than being woken."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    until = time.perf_counter() + PATIENCE
+    while not poll.poll(0) and time.perf_counter() < until:
+        pass
+    return connection.recv()
 
 
 def _compute_with(weights: list[Array], network: Module, replica: Module) -> None:

@@ -161,6 +161,9 @@ def test_an_error_in_a_process_reaches_the_caller_and_harms_nothing() -> None:
         def send(self, message: Any) -> None:
             send((0, [(0, 0)], 6))
 
+        def fileno(self) -> int:
+            return end.fileno()
+
         def recv(self) -> Any:
             return end.recv()
 
@@ -188,6 +191,9 @@ def test_a_process_that_dies_is_replaced_by_threads(moment: str, monkeypatch: py
             def send(self, message: Any) -> None:
                 os.kill(team._processes[0].pid, signal.SIGKILL)
                 send(message)
+
+            def fileno(self) -> int:
+                return team_end.fileno()
 
             def recv(self) -> Any:
                 return team_end.recv()

@@ -5,12 +5,13 @@ a list of free ones, and the next `empty` of about that size takes it. So nothin
 overwritten, and training allocates nothing large once every size has been seen.
 
 How a block notices: NumPy keeps the owner of an array's memory alive through `.base`. The owner here is a `_Lease`, an
-array over plain bytes, which all views of the array lead back to; when it dies, it returns its bytes.
+array over plain pages of memory, which all views of the array lead back to; when it dies, it returns its pages.
 """
 
 from __future__ import annotations
 
 import math
+import mmap
 import threading
 import weakref
 from collections import deque
@@ -19,28 +20,18 @@ from typing import Any
 import numpy as np
 
 SMALL = 1 << 16  # bytes below which the C library's allocator uses its memory again by itself
-ALIGNMENT = 64  # a cache line, and the widest vector
 KEPT_BYTES = 1 << 28  # a thread that has so much free, and asks for a size of which none is, gives it all up
 BYTE = np.dtype(np.uint8)
-
-
-class _Block:
-    """Bytes, and where among them the first aligned one is."""
-
-    __slots__ = ("data", "offset")
-
-    def __init__(self, size: int) -> None:
-        # Not an array: NumPy would look for the owner of its memory, and past the lease.
-        self.data = bytearray(size + ALIGNMENT)
-        self.offset = -np.frombuffer(self.data, BYTE).ctypes.data % ALIGNMENT
+# Windows knows no such flags, and no fork.
+PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
 class _Lease(np.ndarray):
     """Owns a block while any array over it lives."""
 
     __slots__ = ("block", "home")
-    block: _Block
-    home: deque[_Block]  # where it returns to
+    block: mmap.mmap
+    home: deque[mmap.mmap]  # where it returns to
 
     def __del__(self) -> None:
         block = getattr(self, "block", None)
@@ -48,7 +39,7 @@ class _Lease(np.ndarray):
             self.home.append(block)  # atomic: any thread may be the last to hold the array
 
 
-class _Free(dict[int, deque[_Block]]):
+class _Free(dict[int, deque[mmap.mmap]]):
     """Free blocks by size; a dictionary that can be referred to weakly."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
@@ -86,9 +77,9 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         block = home.pop()
     except IndexError:
         block = _new_block(size, free)
-    lease = _Lease(size + ALIGNMENT, BYTE, block.data)
+    lease = _Lease(size, BYTE, block)
     lease.home, lease.block = home, block
-    return np.ndarray(shape, dtype, lease, block.offset)
+    return np.ndarray(shape, dtype, lease)
 
 
 def release() -> None:
@@ -100,12 +91,16 @@ def release() -> None:
             blocks.clear()
 
 
-def _new_block(size: int, free: dict[int, deque[_Block]]) -> _Block:
+def _new_block(size: int, free: dict[int, deque[mmap.mmap]]) -> mmap.mmap:
+    """Whole pages, straight from the system and straight back to it: the C library would keep most of what is freed.
+
+    Private to this process, or a forked one would write into the same memory.
+    """
     kept = sum(length * len(blocks) for length, blocks in free.items())
     if kept + size > KEPT_BYTES:
         for blocks in free.values():
             blocks.clear()
-    return _Block(size)
+    return mmap.mmap(-1, size, **PRIVATE)
 
 
 def empty_images(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -158,11 +158,16 @@ def test_steady_training_allocates_nothing_large(
 ) -> None:
     """Once every thread has had every share: which of them takes one is a matter of chance."""
     monkeypatch.setenv("NPCONV_PROCESSES", processes)
+    blocks, make = [], memory._new_block  # tracemalloc does not see what comes straight from the system
+    monkeypatch.setattr(memory, "_new_block", lambda size, free: blocks.append(size) or make(size, free))
     model = nc.Model(nc.networks.strided(16, 3, upsampling))
     x, t = (nc.backend().images(rng.random((32, 3, 32, 32), dtype="float32")) for _ in range(2))
     for _ in range(16):
         model.train_batch(x, t)
+    assert blocks
+    made = len(blocks)
     peaks, left = zip(*(_allocated(lambda: model.train_batch(x, t)) for _ in range(6)), strict=True)
+    assert len(blocks) <= made + 2, "steps go on asking for memory"  # a thread may meet a share that is new to it
     activation = 32 * 16 * 16 * 16 * 4
     assert min(peaks) < activation / 2, "a step allocates an array as large as an activation"
     assert min(left) < 20_000, "steps leave memory behind"
@@ -186,7 +191,7 @@ def _allocated(step: Callable[[], Any]) -> tuple[int, int]:
 def test_memory_comes_back_when_the_last_view_is_gone() -> None:
     x = memory.empty((100, 300), np.float32)
     address, view = x.ctypes.data, x[5:].T
-    assert address % memory.ALIGNMENT == 0
+    assert address % 64 == 0  # a cache line
     del x
     assert memory.empty((100, 300), np.float32).ctypes.data != address
     del view
