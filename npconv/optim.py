@@ -163,12 +163,15 @@ class SGD(Optimizer):
             )
 
     def _update(self, parameter: Any, state: dict[str, Any], group: Group) -> None:
-        options = {name: group[name] for name in _options(group)}
+        dampening = group["dampening"]
         if group["momentum"] and "velocity" not in state:
             # 0 momentum + (1 - 0) g = g: the first velocity is the gradient itself, whatever the dampening.
-            state["velocity"], options["dampening"] = backend().xp.zeros_like(parameter.data), 0.0
-        velocity = state["velocity"] if group["momentum"] else None
-        backend().sgd_update(parameter.data, parameter.grad, velocity, **options)
+            state["velocity"], dampening = backend().xp.zeros_like(parameter.data), 0.0
+        backend().sgd_update(
+            parameter.data, parameter.grad, state["velocity"] if group["momentum"] else None,
+            lr=group["lr"], momentum=group["momentum"], dampening=dampening,
+            weight_decay=group["weight_decay"], nesterov=group["nesterov"],
+        )  # fmt: skip
 
 
 class Adam(Optimizer):

@@ -60,8 +60,10 @@ class Team:
     """
 
     def __init__(self, network: Module, workers: list[Replica], x: Array, target: Array, most: int) -> None:
-        self._network, self._workers, self._process = network, workers, os.getpid()
-        self._weights = [laid_out_like(array, shared(array.size, array.dtype)) for array in _arrays(network)]
+        self._workers, self._process = workers, os.getpid()
+        # Whoever changes the network's structure gets another team: which arrays there are need not be asked again.
+        self._parameters, self._buffers = list(network.parameters()), list(network.named_buffers())
+        self._weights = [laid_out_like(array, shared(array.size, array.dtype)) for array in self._arrays()]
         self._inputs = [(shared_images(x, most), shared_images(target, most)) for _ in workers[1:]]
         backend().release_memory()  # what the threads used
         context = multiprocessing.get_context("fork")
@@ -113,8 +115,13 @@ class Team:
             self.close()  # an answer may be on its way: what comes next must not take it for its own
             raise
 
+    def _arrays(self) -> list[Array]:
+        """All that the network computes with: parameters and buffers."""
+        arrays = [parameter.data for parameter in self._parameters]
+        return arrays + [getattr(module, name) for _, module, name in self._buffers]
+
     def _gradients(self, x: Array, target: Array, shares: list[list[slice]]) -> list[float]:
-        for room, array in zip(self._weights, _arrays(self._network), strict=True):
+        for room, array in zip(self._weights, self._arrays(), strict=True):
             room[...] = array
         used = list(zip(self._ours, self._inputs, shares[1:], strict=False))
         for connection, (room_x, room_target), slices in used:
@@ -144,12 +151,6 @@ def shared_images(x: Array, count: int) -> Array:
         return room.reshape(count, *x.shape[1:])
     _, c, h, w = x.shape
     return room.reshape(count, h, w, c).transpose(0, 3, 1, 2)
-
-
-def _arrays(network: Module) -> list[Array]:
-    """All that a network computes with: parameters and buffers."""
-    arrays = [parameter.data for parameter in network.parameters()]
-    return arrays + [getattr(module, name) for _, module, name in network.named_buffers()]
 
 
 def _serve(

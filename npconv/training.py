@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,12 +80,13 @@ class Shares(NamedTuple):
 
     def cut(self, count: int) -> list[list[slice]]:
         """For each worker, its slices of `count` images: as even as can be, none empty."""
-        shares = share_sizes(count, self.workers)
-        return [[_moved(part, share.start) for part in self._slices(share)] for share in shares]
+        return _cut(count, self.workers, self.images)
 
-    def _slices(self, share: slice) -> list[slice]:
-        length = share.stop - share.start
-        return share_sizes(length, -(-length // self.images))
+
+@lru_cache(maxsize=64)
+def _cut(count: int, workers: int, images: int) -> list[list[slice]]:
+    shares = [(share.start, share.stop - share.start) for share in share_sizes(count, workers)]
+    return [[_moved(part, start) for part in share_sizes(size, -(-size // images))] for start, size in shares]
 
 
 class Crew:
@@ -175,10 +176,14 @@ class Crew:
 
     def _reduce(self, replicas: list[Replica]) -> None:
         first, *others = replicas
-        for other in others:
+        for other in others[:-1]:
             first.add(other)
-        for parameter, summed in zip(self._parameters, first.parameters, strict=True):
-            parameter.grad[...] = summed.grad
+        add = backend().xp.add
+        for i, parameter in enumerate(self._parameters):
+            if others:
+                add(first.parameters[i].grad, others[-1].parameters[i].grad, out=parameter.grad)
+            else:
+                parameter.grad[...] = first.parameters[i].grad
 
 
 def _moved(part: slice, by: int) -> slice:

@@ -18,7 +18,7 @@ from ..geometry import ConvGeometry
 from . import choice, phases, unfold
 from .memory import empty
 from .prepared import prepared
-from .winograd import Winograd, finite, _planes
+from .winograd import Winograd, _planes, finite
 
 Group = tuple[slice, slice, ConvGeometry]
 

@@ -109,4 +109,10 @@ def add_bias(rows: Array, bias: Array) -> None:
 
 def repeated(bias: Array, count: int) -> Array:
     """(O,) -> (count O,)."""
-    return prepared(bias, count, lambda: np.tile(bias, count))
+
+    def make() -> Array:
+        rows = np.empty((count, bias.size), bias.dtype)
+        rows[...] = bias  # np.tile, in a third of its time
+        return rows.reshape(-1)
+
+    return prepared(bias, count, make)

@@ -94,9 +94,7 @@ def test_bands_of_rows_and_threads_change_nothing(
 @pytest.mark.parametrize("what", ["x", "weight", "grad"])
 @pytest.mark.parametrize("pattern", ["all", "channels", "pixels", "one"])
 @pytest.mark.parametrize("exponent", [-30, -6, 6, 15])
-def test_the_error_limit_holds_at_every_scale(
-    what: str, pattern: str, exponent: int, rng: np.random.Generator
-) -> None:
+def test_the_error_limit_holds_at_every_scale(what: str, pattern: str, exponent: int, rng: np.random.Generator) -> None:
     drawn = dict(zip(("x", "weight", "bias", "grad"), arrays(rng, (2, 8, 7, 6), 8), strict=True))
     scaled = drawn[what] = drawn[what].copy()
     picked: dict[str, Any] = {"all": ..., "channels": np.s_[:, ::2], "pixels": np.s_[..., ::3], "one": (1, 3, 1, 1)}
