@@ -70,6 +70,20 @@ class Backend(ABC):
 
     @property
     @abstractmethod
+    def shares_batch(self) -> bool:
+        """Whether a batch is cut into slices that stay in a cache; what is parallel by itself takes it whole."""
+
+    @property
+    @abstractmethod
+    def updates_flat(self) -> bool:
+        """Whether an optimizer should lay its parameters side by side and update all in one operation."""
+
+    @abstractmethod
+    def step_recorder(self) -> Any | None:
+        """What records a training step and repeats it, None if there is nothing to gain; see gpu/graph.py."""
+
+    @property
+    @abstractmethod
     def can_fork(self) -> bool:
         """Whether a process forked from this one may compute with arrays of this backend."""
 
@@ -244,9 +258,9 @@ class Backend(ABC):
     def keep_mask(self, x: Array, probability: float, generator: Any) -> Array:
         """A random mask like x: 1 / probability with that probability, else 0."""
 
-    # ---- losses: the mean (or the sum) over every element ----
+    # ---- losses: the mean over every element, a number or an array without axes, which may still be on its way ----
     @abstractmethod
-    def mse_forward(self, prediction: Array, target: Array) -> float:
+    def mse_forward(self, prediction: Array, target: Array) -> Any:
         """sum((prediction - target)^2) / number of elements."""
 
     @abstractmethod
@@ -254,7 +268,7 @@ class Backend(ABC):
         """2 (prediction - target) / number of elements."""
 
     @abstractmethod
-    def l1_forward(self, prediction: Array, target: Array) -> float:
+    def l1_forward(self, prediction: Array, target: Array) -> Any:
         """sum(|prediction - target|) / number of elements."""
 
     @abstractmethod

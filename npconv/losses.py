@@ -26,15 +26,19 @@ class Loss(ABC):
         self._kept: tuple[Array, Array] | None = None
 
     @abstractmethod
-    def value(self, prediction: Array, target: Array) -> float:
-        """The mean loss."""
+    def value(self, prediction: Array, target: Array) -> Any:
+        """The mean loss: a number, or an array without axes of the active backend."""
 
     @abstractmethod
     def gradient(self, prediction: Array, target: Array) -> Array:
         """The gradient of the mean loss with respect to `prediction`."""
 
     def forward(self, prediction: Array, target: Array) -> float:
-        """The loss; keeps both arrays for `backward`, unless under `no_grad`.
+        """The loss; keeps both arrays for `backward`, unless under `no_grad`. Raises what `evaluate` raises."""
+        return float(self.evaluate(prediction, target))
+
+    def evaluate(self, prediction: Array, target: Array) -> Any:
+        """As `forward`, but what a device has computed stays there until someone takes float() of it, and waits.
 
         Raises ValueError if the shapes differ (nothing broadcasts) or are empty, TypeError for other arrays than
         float32 or float64 of the active backend, or of different dtypes.
@@ -50,7 +54,8 @@ class Loss(ABC):
         if prediction.size == 0:
             raise ValueError(f"{who}: prediction and target of shape {prediction.shape} must have at least one element")
         self._kept = (prediction, target) if is_grad_enabled() else None
-        return self.value(prediction, target) * self._factor(prediction)
+        value, factor = self.value(prediction, target), self._factor(prediction)
+        return value if factor == 1 else value * factor
 
     def backward(self) -> Array:
         """The gradient of the last forward's loss with respect to its prediction."""
@@ -83,7 +88,7 @@ class Loss(ABC):
 class MSE(Loss):
     """The mean of (prediction - target)^2 over every element; gradient 2 (prediction - target) / elements."""
 
-    def value(self, prediction: Array, target: Array) -> float:
+    def value(self, prediction: Array, target: Array) -> Any:
         return backend().mse_forward(prediction, target)
 
     def gradient(self, prediction: Array, target: Array) -> Array:
@@ -93,7 +98,7 @@ class MSE(Loss):
 class L1(Loss):
     """The mean of |prediction - target| over every element; gradient sign(prediction - target) / elements."""
 
-    def value(self, prediction: Array, target: Array) -> float:
+    def value(self, prediction: Array, target: Array) -> Any:
         return backend().l1_forward(prediction, target)
 
     def gradient(self, prediction: Array, target: Array) -> Array:

@@ -20,6 +20,7 @@ from .losses import MSE, Loss
 from .metrics import psnr
 from .module import Module, no_grad, structure_version
 from .optim import SGD, Adam, Optimizer
+from .ownership import is_written_by
 from .random import generator_or_default
 from .schedules import OneCycleLR, Schedule
 from .stored_training import describe_training, rebuild_loss, rebuild_optimizer
@@ -27,6 +28,7 @@ from .training import CollapseWatch, Crew, TrainingCollapsed, share_sizes
 from .weights import load, load_into, read_training, save
 
 CHECK_EVERY = 200  # steps between looks for a collapse within an epoch
+READ_EVERY = 50  # losses that a device may be behind
 PROBES = 16  # images for these looks
 PREDICT_PIXELS = 1 << 18  # pixels that one worker takes through the network at a time
 
@@ -46,6 +48,26 @@ class Epoch:
     psnr_pooled: float | None
     seconds: float
     lr: float
+
+
+class _Losses:
+    """The losses of an epoch. Those that a device still computes are read now and then, all at once."""
+
+    def __init__(self) -> None:
+        self.total, self.images = 0.0, 0
+        self.latest = 0.0  # the last one that was read; the first that is not finite, if one is not
+        self._unread: list[tuple[Any, int]] = []
+
+    def add(self, loss: Any, images: int, last: bool) -> None:
+        """The mean loss of a batch of so many images; `last`: read all that is left."""
+        self._unread.append((loss, images))
+        if not (last or isinstance(loss, float) or len(self._unread) == READ_EVERY):
+            return
+        for value, count in self._unread:
+            if math.isfinite(self.latest):
+                self.latest = float(value)
+            self.total, self.images = self.total + float(value) * count, self.images + count
+        self._unread.clear()
 
 
 class Model:
@@ -84,6 +106,10 @@ class Model:
             return None
         return SGD(parameters, lr=0.5, momentum=0.9) if given is None else Adam(parameters)
 
+    def _check_trainable(self) -> None:
+        if self.optimizer is None:
+            raise ValueError("the network has no parameters to train")
+
     def _check_optimizer(self) -> None:
         if self.optimizer is None:
             return
@@ -102,16 +128,18 @@ class Model:
 
         Zero the gradients, forward, loss, backward, add up the workers' gradients, update.
         """
-        if self.optimizer is None:
-            raise ValueError("the network has no parameters to train")
+        self._check_trainable()
         checks.array(x, "x of train_batch")
         checks.array(t, "t of train_batch")
         if len(x) == 0 or len(x) != len(t):
             raise ValueError(f"x of shape {x.shape} and t of shape {t.shape} must have as many images, at least one")
+        return float(self._step(x, t))
+
+    def _step(self, x: Array, t: Array) -> Any:
+        """As `train_batch`, of arrays that have been checked; the loss may still be on its way from a device."""
+        assert self.optimizer is not None  # train_batch and train have asked
         self._check_optimizer()
-        loss = self._crew.gradients(self.network, self.loss, x, t)
-        self.optimizer.step()
-        return loss
+        return self._crew.step(self.network, self.loss, self.optimizer, x, t)
 
     def train(
         self,
@@ -138,11 +166,13 @@ class Model:
             seed: of shuffles, draws and dropout; None takes the generator of `npconv.manual_seed`.
             schedule: changes the learning rate after each `schedule_every`: "epoch" or "batch".
             callback: called with each `Epoch`; training ends early if it returns True.
-            batch_callback: called after each batch with its number from 1, the number of batches, and its loss.
+            batch_callback: called after each batch with its number from 1, the number of batches, and its loss; on a
+                GPU the loss that was read last, because reading one waits for the device.
 
         Returns the new part of `history`. Raises ValueError or TypeError for wrong arguments, before anything is
         trained, and TrainingCollapsed if the loss is not a number or the network gives one colour for every image.
         """
+        self._check_trainable()
         pairs = as_pairs(train_input, train_target)
         checks.integer(num_epochs, "num_epochs", 1)
         checks.integer(batch_size, "batch_size", 1)
@@ -208,17 +238,19 @@ class Model:
         batch_callback: Callable[[int, int, float], object] | None,
     ) -> float:
         """All pairs once; the mean loss over images."""
-        batches, total, seen, epoch = math.ceil(len(pairs) / batch_size), 0.0, 0, len(self.history) + 1
+        batches, epoch, losses = math.ceil(len(pairs) / batch_size), len(self.history) + 1, _Losses()
+        # train_batch waits for the loss, which costs nothing on the CPU. Where it is someone's own, it is called anyway.
+        waits = backend().shares_batch or not is_written_by(Model, self, "train_batch")
+        take_step = self.train_batch if waits else self._step
         for step, (x, target) in enumerate(pairs.batches(batch_size, rng), 1):
-            loss = self.train_batch(self.as_network_input(x), self.as_network_input(target))
-            total, seen = total + loss * len(x), seen + len(x)
-            if not math.isfinite(loss) or step % CHECK_EVERY == 0 or step == batches:
-                watch.check(loss, f"in epoch {epoch}, after step {step} of {batches}")
+            losses.add(take_step(self.as_network_input(x), self.as_network_input(target)), len(x), step == batches)
+            if not math.isfinite(losses.latest) or step % CHECK_EVERY == 0 or step == batches:
+                watch.check(losses.latest, f"in epoch {epoch}, after step {step} of {batches}")
             if schedule is not None:
                 schedule.step()
             if batch_callback is not None:
-                batch_callback(step, batches, loss)
-        return total / seen
+                batch_callback(step, batches, losses.latest)
+        return losses.total / losses.images
 
     def _validated(self, number: int, loss: float, held_out: Any, started: float, lr: float) -> Epoch:
         mse = mean = pooled = None
@@ -285,7 +317,7 @@ class Model:
     def as_network_input(self, images: Any) -> Array:
         """Images of 0..255 as the network sees them: its dtype, [0, 1], in the backend's memory order."""
         dtype = next((p.dtype for p in self.network.parameters()), np.dtype("float32"))
-        return backend().images(backend().asarray(images), dtype) * (1 / 255)
+        return backend().scaled(backend().images(backend().asarray(images), dtype), 1 / 255)
 
     # ---- files ----
     def save(self, path: str | os.PathLike[str]) -> None:

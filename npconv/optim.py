@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from . import checks
 from .backends import backend
 from .backends.base import Array
+from .flat import FlatParameters, flattened
 from .module import Parameter
 
 Group = dict[str, Any]
+
+
+class Update(NamedTuple):
+    """What a step does to one parameter: an operation of the backend, and what it is called with."""
+
+    operation: str
+    arrays: tuple[Array | None, ...]
+    options: dict[str, Any]
+
+    def __call__(self) -> None:
+        getattr(backend(), self.operation)(*self.arrays, **self.options)
 
 
 class _Pair:
@@ -34,6 +46,7 @@ class Optimizer(ABC):
     def __init__(self, parameters: Iterable[Any], options: Mapping[str, Any]) -> None:
         self.groups: list[Group] = []
         self.state: list[dict[str, Any]] = []
+        self._flat: list[tuple[Any, dict[str, Any], Group]] = []
         for group in _as_groups(parameters):
             unknown = sorted(set(group) - set(options) - {"params"})
             if unknown:
@@ -47,18 +60,59 @@ class Optimizer(ABC):
     def _check(self, group: Group) -> None:
         """Raise for an option outside its rule."""
 
-    @abstractmethod
+    def _prepared(self, parameter: Any, state: dict[str, Any], group: Group) -> Update:
+        """What the next step does to one parameter; but for its arrays' values, `state` is as it will be afterwards."""
+        raise TypeError(f"{type(self).__name__} must define _update(parameter, state, group), or _prepared")
+
     def _update(self, parameter: Any, state: dict[str, Any], group: Group) -> None:
         """One step of one parameter, in place."""
+        self._prepared(parameter, state, group)()
 
     def step(self) -> None:
         """Change every parameter once. Raises ValueError, before any changes, if a learning rate is not allowed."""
+        if self.repeats:
+            for update in self.updates():
+                update()
+            return
         for group in self.groups:
             self._check(group)
-        states = iter(self.state)
+        for parameter, state, group in self._one_by_one():
+            self._update(parameter, state, group)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a step is a list of `updates`; not if a subclass computes the update itself."""
+        return type(self)._update is Optimizer._update
+
+    def updates(self) -> list[Update]:
+        """What `step` would do, to be done exactly once. Raises what `step` raises."""
         for group in self.groups:
-            for parameter in group["params"]:
-                self._update(parameter, next(states), group)
+            self._check(group)
+        parts = self._side_by_side() if backend().updates_flat else self._one_by_one()
+        prepared = []
+        for parameter, state, group in parts:
+            prepared.append(self._prepared(parameter, state, group))
+            if isinstance(parameter, FlatParameters):
+                parameter.share_state()
+        return prepared
+
+    def _one_by_one(self) -> Iterator[tuple[Any, dict[str, Any], Group]]:
+        states = iter(self.state)
+        return ((parameter, next(states), group) for group in self.groups for parameter in group["params"])
+
+    def _side_by_side(self) -> list[tuple[Any, dict[str, Any], Group]]:
+        """As `_one_by_one`, with the parameters that can go together as one."""
+        flats = [part for part, _, _ in self._flat if isinstance(part, FlatParameters)]
+        count = sum(len(flat.parameters) for flat in flats) + len(self._flat) - len(flats)
+        if count != len(self.state) or not all(flat.is_current() for flat in flats):
+            self._flat, states = [], iter(self.state)
+            for group in self.groups:
+                own = [next(states) for _ in group["params"]]
+                self._flat += [(part, state, group) for part, state in flattened(group["params"], own)]
+        return self._flat
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_flat": []}  # a copy's arrays are no parts of these
 
     def zero_grad(self) -> None:
         """Set all gradients to zero."""
@@ -162,16 +216,15 @@ class SGD(Optimizer):
                 f"nesterov needs momentum (={group['momentum']}) above 0 and dampening (={group['dampening']}) 0"
             )
 
-    def _update(self, parameter: Any, state: dict[str, Any], group: Group) -> None:
+    def _prepared(self, parameter: Any, state: dict[str, Any], group: Group) -> Update:
         dampening = group["dampening"]
         if group["momentum"] and "velocity" not in state:
             # 0 momentum + (1 - 0) g = g: the first velocity is the gradient itself, whatever the dampening.
             state["velocity"], dampening = backend().xp.zeros_like(parameter.data), 0.0
-        backend().sgd_update(
-            parameter.data, parameter.grad, state["velocity"] if group["momentum"] else None,
-            lr=group["lr"], momentum=group["momentum"], dampening=dampening,
-            weight_decay=group["weight_decay"], nesterov=group["nesterov"],
-        )  # fmt: skip
+        arrays = (parameter.data, parameter.grad, state["velocity"] if group["momentum"] else None)
+        options = {"lr": group["lr"], "momentum": group["momentum"], "dampening": dampening}
+        options |= {"weight_decay": group["weight_decay"], "nesterov": group["nesterov"]}
+        return Update("sgd_update", arrays, options)
 
 
 class Adam(Optimizer):
@@ -206,7 +259,7 @@ class Adam(Optimizer):
         group["betas"] = betas
         group["amsgrad"] = checks.flag(group["amsgrad"], "amsgrad")
 
-    def _update(self, parameter: Any, state: dict[str, Any], group: Group) -> None:
+    def _prepared(self, parameter: Any, state: dict[str, Any], group: Group) -> Update:
         xp = backend().xp
         if not state:
             state["step"] = 0
@@ -214,9 +267,7 @@ class Adam(Optimizer):
         if group["amsgrad"] and "largest" not in state:
             state["largest"] = xp.zeros_like(parameter.data)
         state["step"] += 1
-        backend().adam_update(
-            parameter.data, parameter.grad, state["first"], state["second"],
-            state["largest"] if group["amsgrad"] else None,
-            step=state["step"], lr=group["lr"], betas=tuple(group["betas"]), eps=group["eps"],
-            weight_decay=group["weight_decay"],
-        )  # fmt: skip
+        largest = state["largest"] if group["amsgrad"] else None
+        arrays = (parameter.data, parameter.grad, state["first"], state["second"], largest)
+        options = {"step": state["step"], "lr": group["lr"], "betas": tuple(group["betas"])}
+        return Update("adam_update", arrays, options | {"eps": group["eps"], "weight_decay": group["weight_decay"]})

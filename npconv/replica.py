@@ -10,6 +10,8 @@ from .backends import backend
 from .backends.base import Array
 from .losses import Loss
 from .module import Module
+from .ownership import is_written_by
+from .parameter import Parameter
 
 
 class Replica:
@@ -17,6 +19,8 @@ class Replica:
 
     def __init__(self, network: Module, loss: Loss) -> None:
         self.network, self.loss = network, loss
+        # A loss that has a forward of its own is asked for that.
+        self._evaluate = loss.evaluate if is_written_by(Loss, loss, "forward") else loss.forward
         self.parameters = list(network.parameters())
         self._pieces: list[Array] = []
         self.lay_gradients(backend().xp.empty)
@@ -35,30 +39,41 @@ class Replica:
                 start += parameter.size
             self._pieces.append(whole)
 
-    def gradients(self, x: Array, target: Array, slices: list[slice], count: int) -> float:
+    def adopt_gradients(self, parameters: list[Parameter], pieces: list[Array]) -> None:
+        """Let the gradients be those of `parameters`, the originals; `pieces` are the arrays that they lie in."""
+        for own, original in zip(self.parameters, parameters, strict=True):
+            own.grad = original.grad
+        self._pieces = pieces
+
+    def gradients(self, x: Array, target: Array, slices: list[slice], count: int) -> Any:
         """Add up the gradients over slices of x, of a batch of `count` images; their part of the batch's loss."""
         for piece in self._pieces:
             piece.fill(0)
         with backend().constant_weights():
-            return math.fsum([self._slice(x[part], target[part], self._weight(part, count)) for part in slices])
+            return total([self._slice(x[part], target[part], self._weight(part, count)) for part in slices])
 
     def add(self, other: Replica) -> None:
         """Add the gradients of another replica of the same network."""
         for total, part in zip(self._pieces, other._pieces, strict=True):
             total += part
 
-    def _slice(self, x: Array, target: Array, weight: float) -> float:
-        value = self.loss.forward(self.network.forward(x), target) * weight
+    def _slice(self, x: Array, target: Array, weight: float) -> Any:
+        value = self._evaluate(self.network.forward(x), target)
         grad = self.loss.backward()
         if weight == 1:
             self.network.backward(grad)
-        else:
-            self.network.backward_in_place(backend().scaled(grad, weight))
-        return value
+            return value
+        self.network.backward_in_place(backend().scaled(grad, weight))
+        return value * weight
 
     def _weight(self, part: slice, count: int) -> float:
         """A mean over the batch is the mean over its parts, each weighted by its size; a sum is a plain sum."""
         return (part.stop - part.start) / count if self.loss.reduction == "mean" else 1.0
+
+
+def total(values: list[Any]) -> Any:
+    """The exact sum of numbers; a single one stays what and where it is."""
+    return values[0] if len(values) == 1 else math.fsum(values)
 
 
 def laid_out_like(x: Array, flat: Array) -> Array:

@@ -20,12 +20,14 @@ import numpy as np
 from . import processes
 from .backends import backend
 from .backends.base import Array
+from .flat import whole_arrays
 from .losses import Loss
 from .module import Module, no_grad, structure_version
+from .optim import Optimizer
 from .parameter import Parameter
 from .processes import Team
 from .random import generator_or_default
-from .replica import Replica
+from .replica import Replica, total
 from .tracing import trace
 
 THREAD_WORK = 30_000_000  # multiply-adds for which a worker is worth waking, as a thread
@@ -61,8 +63,9 @@ class Shares(NamedTuple):
         """For batches of `shape`: workers that have enough to do, and slices that stay in the cache.
 
         Networks whose images see each other get the whole batch as one slice; the operations share it out themselves.
+        So does a device that is parallel by itself.
         """
-        if not network.splits_batch:
+        if not network.splits_batch or not backend().shares_batch:
             return cls(1, shape[0])
         try:
             nodes = trace(network, shape[1:])
@@ -103,9 +106,24 @@ class Crew:
         self._signature: Any = None
         self._team: Team | None = None
         self._steps: float = 0
+        self._recorder: Any = None
+        self._recorder_of: Any = None
 
-    def gradients(self, network: Module, loss: Loss, x: Array, target: Array) -> float:
-        """Forward, loss and backward on shares of the batch; the network's gradients become their sum."""
+    def step(self, network: Module, loss: Loss, optimizer: Optimizer, x: Array, target: Array) -> Any:
+        """One optimisation step; the loss as `gradients` gives it."""
+        if self._recorder_of is not backend():
+            self._recorder, self._recorder_of = backend().step_recorder(), backend()
+        if self._recorder is None:
+            value = self.gradients(network, loss, x, target)
+            optimizer.step()
+            return value
+        return self._recorder.step(partial(self.gradients, network, loss), optimizer, x, target)
+
+    def gradients(self, network: Module, loss: Loss, x: Array, target: Array) -> Any:
+        """Forward, loss and backward on shares of the batch; the network's gradients become their sum.
+
+        The loss is a number, or an array without axes that a device may still be computing.
+        """
         self._follow(network, loss)
         if x.shape not in self._shares:
             self._shares[x.shape] = Shares.of(network, loss, x.shape)
@@ -113,6 +131,8 @@ class Crew:
         plan = self._shares[x.shape]
         shares = plan.cut(len(x))
         replicas = self._ready(network, loss, len(shares))
+        if not backend().shares_batch:
+            self._adopt(replicas[0])
         team = self._team_for(network, loss, x, target, shares) if plan.turns_count else None
         losses = None if team is None else team.gradients(x, target, shares)
         if losses is None:
@@ -120,8 +140,9 @@ class Crew:
             tasks = [partial(replica.gradients, x, target, slices, len(x)) for replica, slices in pairs]
             with backend().constant_weights():
                 losses = backend().run(tasks)
-        self._reduce(replicas[: len(shares)])
-        return math.fsum(losses)
+        if backend().shares_batch:
+            self._reduce(replicas[: len(shares)])
+        return total(losses)
 
     def _team_for(self, network: Module, loss: Loss, x: Array, target: Array, shares: list[list[slice]]) -> Team | None:
         """Processes for this batch, if it is one that they pay for and the network has been seen often enough."""
@@ -173,6 +194,12 @@ class Crew:
     def _nothing_changed(self) -> None:
         """Making a replica, or a copy to look at, counts as a change, and is none."""
         self._signature = (*self._signature[:-1], structure_version())
+
+    def _adopt(self, replica: Replica) -> None:
+        """Let the only replica add to the network's own gradients: there is nothing to sum up afterwards."""
+        grads = [parameter.grad for parameter in self._parameters]
+        if any(own.grad is not grad for own, grad in zip(replica.parameters, grads, strict=True)):
+            replica.adopt_gradients(self._parameters, whole_arrays(grads))
 
     def _reduce(self, replicas: list[Replica]) -> None:
         first, *others = replicas

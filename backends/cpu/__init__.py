@@ -63,6 +63,10 @@ class NumpyBackend(ActivationOps, NormalizationOps, PoolingOps, ResamplingOps, L
         memory.release()
 
     @property
+    def shares_batch(self) -> bool:
+        return True
+
+    @property
     def can_fork(self) -> bool:
         return hasattr(os, "fork")
 

@@ -5,6 +5,8 @@ A family of operations a file, each a class with forward and backward side by si
 
 from __future__ import annotations
 
+from typing import Any
+
 from .activation import ActivationOps
 from .conv import ConvOps
 from .dense import DenseOps
@@ -29,7 +31,21 @@ class Reference(
     LossOps,
     UpdateOps,
 ):
-    """The operations of a backend, written over `xp`; a backend adds its arrays and workers."""
+    """The operations of a backend, written over `xp`; a backend adds its arrays and workers.
+
+    A step is taken as it is written down, unless a backend says otherwise: the whole batch, one parameter at a time.
+    """
+
+    @property
+    def shares_batch(self) -> bool:
+        return False
+
+    @property
+    def updates_flat(self) -> bool:
+        return False
+
+    def step_recorder(self) -> Any | None:
+        return None
 
 
 __all__ = ["Reference"]
