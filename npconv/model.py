@@ -239,7 +239,7 @@ class Model:
     ) -> float:
         """All pairs once; the mean loss over images."""
         batches, epoch, losses = math.ceil(len(pairs) / batch_size), len(self.history) + 1, _Losses()
-        # train_batch waits for the loss, which costs nothing on the CPU. Where it is someone's own, it is called anyway.
+        # train_batch waits for the loss, which costs nothing on the CPU. One of someone's own is called anywhere.
         waits = backend().shares_batch or not is_written_by(Model, self, "train_batch")
         take_step = self.train_batch if waits else self._step
         for step, (x, target) in enumerate(pairs.batches(batch_size, rng), 1):

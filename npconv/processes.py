@@ -37,15 +37,20 @@ LARGE = 4_000_000_000  # multiply-adds of a step beside which the turns do not c
 
 
 def possible(network: Module, loss: Loss) -> bool:
-    """Whether processes may compute with copies of this network.
-
-    Only modules of this library, whose state is parameters and buffers, and none that draws numbers: what a module of
-    one's own remembers, or a generator, would go on in a copy.
-    """
+    """Whether processes may compute with copies of this network."""
     if sys.platform != "linux" or not backend().can_fork or multiprocessing.current_process().daemon:
         return False
     if os.environ.get("NPCONV_PROCESSES") == "0":
         return False
+    return computes_alone(network, loss)
+
+
+def computes_alone(network: Module, loss: Loss) -> bool:
+    """Whether a step depends on nothing but parameters, buffers and the batch, and changes nothing else.
+
+    So only modules of this library, and none that draws numbers: what a module of one's own remembers, or a generator,
+    would go on in a copy, or stand still in a recording.
+    """
     parts = [*network.modules(), loss]
     if any(type(part).__module__.partition(".")[0] != "npconv" for part in parts):
         return False

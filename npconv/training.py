@@ -106,6 +106,8 @@ class Crew:
         self._signature: Any = None
         self._team: Team | None = None
         self._steps: float = 0
+        self._changes = 0  # of network or loss
+        self._alone: bool | None = None
         self._recorder: Any = None
         self._recorder_of: Any = None
 
@@ -113,11 +115,19 @@ class Crew:
         """One optimisation step; the loss as `gradients` gives it."""
         if self._recorder_of is not backend():
             self._recorder, self._recorder_of = backend().step_recorder(), backend()
-        if self._recorder is None:
-            value = self.gradients(network, loss, x, target)
-            optimizer.step()
-            return value
-        return self._recorder.step(partial(self.gradients, network, loss), optimizer, x, target)
+        compute = partial(self.gradients, network, loss)
+        if self._recorder is not None and optimizer.repeats and self._computes_alone(network, loss):
+            return self._recorder.step(self._changes, compute, optimizer.updates(), x, target)
+        value = compute(x, target)
+        optimizer.step()
+        return value
+
+    def _computes_alone(self, network: Module, loss: Loss) -> bool:
+        """processes.computes_alone, looked at again when something has changed."""
+        self._follow(network, loss)
+        if self._alone is None:
+            self._alone = processes.computes_alone(network, loss)
+        return self._alone
 
     def gradients(self, network: Module, loss: Loss, x: Array, target: Array) -> Any:
         """Forward, loss and backward on shares of the batch; the network's gradients become their sum.
@@ -178,7 +188,8 @@ class Crew:
         signature = (network, loss, loss.arguments(), os.getpid(), structure_version())
         if signature != self._signature:
             self.close()
-            self._replicas, self._shares, self._signature = [], {}, signature
+            self._replicas, self._shares, self._signature, self._alone = [], {}, signature, None
+            self._changes += 1
             self._parameters = list(network.parameters())
 
     def _ready(self, network: Module, loss: Loss, count: int) -> list[Replica]:
