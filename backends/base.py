@@ -109,6 +109,12 @@ class Backend(ABC):
         """The adjoint of `pad2d_forward` for an input of `shape`."""
 
     # ---- convolutions: weight (O, C / groups, KH, KW), bias (O,) or None ----
+    # Where `fused_activations` names an activation, the three forwards also take it as `activation`, and `slope`.
+    @property
+    @abstractmethod
+    def fused_activations(self) -> frozenset[str]:
+        """Activations ("relu", "leaky_relu") that a convolution's forward can apply to what it has just summed up."""
+
     @abstractmethod
     def conv2d_forward(self, x: Array, weight: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
         """Cross-correlation of x (N, C, H, W) with weight -> (N, O, OH, OW)."""

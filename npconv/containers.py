@@ -157,9 +157,18 @@ class Sequential(Container):
     def _forward(self, x: Array, owned: bool) -> Array:
         """`owned`: nobody else holds `x`, so that the first module may overwrite it."""
         place = 0, ""
+        modules, fuses, done = list(self._modules.items()), bool(backend().fused_activations), -1
         try:
-            for index, (name, module) in enumerate(self._modules.items()):
+            for index, (name, module) in enumerate(modules):
+                if index == done:
+                    continue
                 place = index, name
+                if fuses and index + 1 < len(modules):
+                    following = modules[index + 1][1]
+                    y = module.forward_with(x, following)
+                    if y is not None:
+                        x, owned, done = y, gives_fresh_output(following), index + 1
+                        continue
                 x = module.forward_in_place(x) if owned else module.forward(x)
                 owned = gives_fresh_output(module)
         except _LOCATED as error:

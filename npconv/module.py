@@ -86,6 +86,10 @@ class Module(ABC):
         """As `forward`, for an `x` that nobody else holds: it may be overwritten."""
         return self.forward(x)
 
+    def forward_with(self, x: Array, following: Module) -> Array | None:
+        """What `following` makes of this module's output, in one operation; None where there is no such operation."""
+        return None
+
     def backward_in_place(self, grad_output: Array) -> Array:
         """As `backward`, for a `grad_output` that nobody else holds: it may be overwritten."""
         return self.backward(grad_output)

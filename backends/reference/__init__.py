@@ -44,6 +44,10 @@ class Reference(
     def updates_flat(self) -> bool:
         return False
 
+    @property
+    def fused_activations(self) -> frozenset[str]:
+        return frozenset()
+
     def step_recorder(self) -> Any | None:
         return None
 

@@ -8,7 +8,8 @@ from typing import Any
 from .. import checks
 from ..backends import backend
 from ..backends.base import Array
-from ..layer import Layer
+from ..layer import Kept, Layer
+from ..module import is_grad_enabled
 
 
 class Activation(Layer):
@@ -77,6 +78,15 @@ class InPlaceActivation(Activation):
             return self.backward(grad_output)
         return self._checked_backward(grad_output, lambda grad, saved: self.apply_backward(grad, saved, grad))
 
+    @property
+    def fusion(self) -> dict[str, Any] | None:
+        """How a convolution before this would be asked to apply it too (see Backend.fused_activations), or None."""
+        return None
+
+    def keep(self, x_dtype: Any, output: Array) -> None:
+        """Remember, as this activation's last forward, an output that was computed elsewhere."""
+        self._kept = Kept(output, x_dtype, output.shape, False) if is_grad_enabled() else None
+
     def _is_as_written(self, method: str) -> bool:
         return type(self).__module__ == __name__ and method not in vars(self)
 
@@ -89,6 +99,10 @@ class ReLU(InPlaceActivation):
 
     def apply_backward(self, grad: Array, output: Array, out: Array | None) -> Array:
         return backend().relu_backward(grad, output, out)
+
+    @property
+    def fusion(self) -> dict[str, Any] | None:
+        return {"activation": "relu"} if self._is_as_written("forward") else None
 
 
 class LeakyReLU(InPlaceActivation):
@@ -109,6 +123,11 @@ class LeakyReLU(InPlaceActivation):
 
     def forward_in_place(self, x: Array) -> Array:
         return super().forward_in_place(x) if self.negative_slope >= 0 else self.forward(x)
+
+    @property
+    def fusion(self) -> dict[str, Any] | None:
+        possible = self.negative_slope >= 0 and self._is_as_written("forward")
+        return {"activation": "leaky_relu", "slope": self.negative_slope} if possible else None
 
     def arguments(self) -> dict[str, Any]:
         return {"negative_slope": self.negative_slope}

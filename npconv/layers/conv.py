@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -15,7 +16,8 @@ from ..backends.base import Array
 from ..backends.geometry import ConvGeometry, IntOrPair, Pair
 from ..backends.reference.padding import check_padding
 from ..layer import Layer
-from ..module import Parameter
+from ..module import Module, Parameter
+from .activation import InPlaceActivation
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -60,6 +62,20 @@ class WeightedLayer(Layer):
     def kernel(self, x: Array) -> tuple[Array, Array | None]:
         """Weight and bias in the input's dtype."""
         return self.weight.read(x.dtype), None if self.bias is None else self.bias.read(x.dtype)
+
+    def forward_with(self, x: Array, following: Module) -> Array | None:
+        fusion = following.fusion if isinstance(following, InPlaceActivation) else None
+        if fusion is None or fusion["activation"] not in backend().fused_activations:
+            return None
+        if type(self).__module__.partition(".")[0] != "npconv" or "forward" in vars(self):
+            return None  # a forward of someone's own
+        y = self._checked_forward(x, lambda x: self._forward(x, **fusion))
+        following.keep(x.dtype, y)
+        return y
+
+    @abstractmethod
+    def _forward(self, x: Array, **fusion: Any) -> tuple[Array, Any]:
+        """As Layer's; `fusion` is passed on to the backend's convolution."""
 
     def accumulate(self, weight_grad: Array, bias_grad: Array) -> None:
         """Add to the gradients of weight and bias."""
@@ -135,12 +151,12 @@ class Conv2d(WeightedLayer):
         check_padding(self.geometry.padding, x.shape[2:], self.padding_mode)
         self.geometry.output_size(x.shape[2:])
 
-    def _forward(self, x: Array) -> tuple[Array, Any]:
+    def _forward(self, x: Array, **fusion: Any) -> tuple[Array, Any]:
         weight, bias = self.kernel(x)
         if self.padding_mode == "zeros":
-            return backend().conv2d_forward(x, weight, bias, self.geometry), (x, x.shape)
+            return backend().conv2d_forward(x, weight, bias, self.geometry, **fusion), (x, x.shape)
         padded = backend().pad2d_forward(x, self.geometry.padding, self.padding_mode)
-        return backend().conv2d_forward(padded, weight, bias, self._unpadded), (padded, x.shape)
+        return backend().conv2d_forward(padded, weight, bias, self._unpadded, **fusion), (padded, x.shape)
 
     def _backward(self, grad: Array, saved: Any) -> Array | None:
         x, shape = saved
@@ -231,8 +247,8 @@ class ConvTranspose2d(WeightedLayer):
         self.check_channels(x)
         self.geometry.transposed_size(x.shape[2:])
 
-    def _forward(self, x: Array) -> tuple[Array, Any]:
-        return backend().conv_transpose2d_forward(x, *self.kernel(x), self.geometry), x
+    def _forward(self, x: Array, **fusion: Any) -> tuple[Array, Any]:
+        return backend().conv_transpose2d_forward(x, *self.kernel(x), self.geometry, **fusion), x
 
     def _backward(self, grad: Array, saved: Any) -> Array | None:
         weight = self.weight.read(saved.dtype)

@@ -196,8 +196,8 @@ class Upsampling(WeightedLayer):
             self._transposed.transposed_size(x.shape[2:])
         self.geometry.output_size((x.shape[2] * self.factors[0], x.shape[3] * self.factors[1]))
 
-    def _forward(self, x: Array) -> tuple[Array, Any]:
-        return backend().upsample_conv2d_forward(x, *self.kernel(x), self.factors, self.geometry), x
+    def _forward(self, x: Array, **fusion: Any) -> tuple[Array, Any]:
+        return backend().upsample_conv2d_forward(x, *self.kernel(x), self.factors, self.geometry, **fusion), x
 
     def _backward(self, grad: Array, saved: Any) -> Array | None:
         weight = self.weight.read(saved.dtype)
