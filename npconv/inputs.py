@@ -16,8 +16,16 @@ from .data.pairs import ArrayPairs, Pairs, StoredPairs
 def as_images(images: Any) -> tuple[Array, bool]:
     """Images of 0..255 as an array of the active backend, and whether they came from the host."""
     on_host = not backend().owns(images) or backend().name == "numpy"
+    return backend().asarray(_checked(images)), on_host
+
+
+def _checked(images: Any) -> Any:
+    """Images of 0..255 as an array, looked at where they are: those of the host stay there."""
+    first = images[0] if isinstance(images, (list, tuple)) and images else images
+    there = backend().owns(first)
+    xp = backend().xp if there else np
     try:
-        x = backend().asarray(images)
+        x = backend().asarray(images) if there else to_numpy(images)
     except ValueError as error:  # lists of unequal lengths
         raise ValueError(f"images must be an array of (N, C, H, W) or (C, H, W) numbers: {error}") from error
     if x.dtype.kind not in "uif":
@@ -25,13 +33,14 @@ def as_images(images: Any) -> tuple[Array, bool]:
     if x.ndim not in (3, 4) or 0 in x.shape[-3:]:
         raise ValueError(f"images of shape {x.shape} must be (N, C, H, W) or (C, H, W), with C, H and W at least 1")
     if x.dtype.kind == "f":
-        if not bool(backend().xp.isfinite(x).all()):
+        if not bool(xp.isfinite(x).all()):
             raise ValueError("images must be finite, got NaN or infinity")
         if x.size and 0 < float(x.max()) <= 1:
             warnings.warn(
-                f"the largest value of the images is {float(x.max()):.3g}: Model takes values of 0..255", stacklevel=3
+                f"the largest value of the images is {float(x.max()):.3g}: Model takes values of 0..255",
+                stacklevel=4,  # the caller of Model.predict or Model.train
             )
-    return x, on_host
+    return x
 
 
 def as_pairs(train_input: Any, train_target: Any) -> Pairs:
@@ -42,9 +51,8 @@ def as_pairs(train_input: Any, train_target: Any) -> Pairs:
         return train_input
     if train_target is None:
         raise ValueError("train_target must be given where train_input is an array of images")
-    for images in (train_input, train_target):
-        as_images(images)
-    return ArrayPairs(to_numpy(train_input), to_numpy(train_target))
+    inputs, targets = [to_numpy(_checked(images)) for images in (train_input, train_target)]
+    return ArrayPairs(inputs, targets)
 
 
 def held_out_images(pairs: Pairs, validation: Any, rng: np.random.Generator) -> tuple[Pairs, Any]:

@@ -61,7 +61,8 @@ class _Losses:
     def add(self, loss: Any, images: int, last: bool) -> None:
         """The mean loss of a batch of so many images; `last`: read all that is left."""
         self._unread.append((loss, images))
-        if not (last or isinstance(loss, float) or len(self._unread) == READ_EVERY):
+        # The first one is read too: a callback never sees the loss of no batch.
+        if not (last or isinstance(loss, float) or self.images == 0 or len(self._unread) >= READ_EVERY):
             return
         for value, count in self._unread:
             if math.isfinite(self.latest):

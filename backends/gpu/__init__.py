@@ -1,4 +1,9 @@
-"""The CuPy backend: the reference operations on a GPU.
+"""The CuPy backend: kernels of our own over the reference operations.
+
+    kernels/*.cu, launching.py      CUDA sources, compiled at first use
+    grid.py and the operations      a file for each family, as in reference/: which kernel, over which grid
+    conv.py, implicit_gemm.py, ...  convolutions
+    graph.py                        a whole training step in one launch
 
 `import cupy` succeeds without a driver or a GPU, so that CuPy can be imported and that it can be used are asked
 apart, and each failure is named with its fix.
@@ -7,12 +12,25 @@ apart, and each failure is named with its fix.
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
+import numpy as np
+
 from ..base import Array
-from ..reference import Reference
+from .activation import ActivationOps
+from .conv import FUSED, ConvOps, Settings
+from .graph import StepRecorder
+from .launching import Launcher
+from .loss import LossOps
+from .normalization import NormalizationOps
+from .padding import PaddingOps
+from .pooling import PoolingOps
+from .resampling import ResamplingOps
+from .update import UpdateOps
+from .windows import WindowOps
 
 Result = TypeVar("Result")
 
@@ -40,8 +58,22 @@ def unusable_because() -> str | None:
     return None
 
 
-class CupyBackend(Reference):
-    """CuPy arrays on the current device; one worker, because the device is parallel by itself."""
+class CupyBackend(
+    ConvOps,
+    WindowOps,
+    PoolingOps,
+    ResamplingOps,
+    PaddingOps,
+    ActivationOps,
+    LossOps,
+    NormalizationOps,
+    UpdateOps,
+):
+    """CuPy arrays on the current device, channels-last in memory; one worker, because the device is parallel by itself.
+
+    The environment is read when it is made: NPCONV_GPU_CONV and NPCONV_TF32 (see conv.py), and NPCONV_GPU_GRAPHS=0,
+    which takes every training step eagerly. ValueError for what they cannot be.
+    """
 
     name = "cupy"
 
@@ -54,12 +86,23 @@ class CupyBackend(Reference):
         import cupy
 
         self.xp = cupy
+        self.launcher = Launcher(cupy)
+        self.conv_settings = Settings.read()
+        graphs = os.environ.get("NPCONV_GPU_GRAPHS") or "1"
+        if graphs not in ("0", "1"):
+            raise ValueError(f"NPCONV_GPU_GRAPHS (={graphs!r}) must be 0 or 1")
+        self._graphs = graphs == "1"
 
     def owns(self, x: object) -> bool:
         return isinstance(x, self.xp.ndarray)
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
-        return self.xp.asarray(x, dtype=dtype)
+        if not isinstance(x, np.ndarray) or x.ndim < 2 or x.flags.c_contiguous:
+            return self.xp.asarray(x, dtype=dtype)
+        # CuPy would bring it into C order; images and kernels are to lie on the device as they lay on the host.
+        axes = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
+        there = self.xp.asarray(np.ascontiguousarray(x.transpose(axes)), dtype=dtype)
+        return there.transpose([axes.index(axis) for axis in range(x.ndim)])
 
     def to_numpy(self, x: Array) -> Any:
         return self.xp.asnumpy(x)
@@ -75,6 +118,17 @@ class CupyBackend(Reference):
     @property
     def workers(self) -> int:
         return 1
+
+    @property
+    def updates_flat(self) -> bool:
+        return True
+
+    @property
+    def fused_activations(self) -> frozenset[str]:
+        return frozenset(FUSED) - {"none"}
+
+    def step_recorder(self) -> StepRecorder | None:
+        return StepRecorder(self) if self._graphs else None
 
     def serially(self, task: Callable[[], Result]) -> Result:
         return task()

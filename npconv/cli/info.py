@@ -26,6 +26,9 @@ VARIABLES = {
     "NPCONV_THREADS": "worker threads on the CPU; the default is all cores this process may use",
     "NPCONV_PROCESSES": "0: only threads share a batch; the default is processes too, for small networks on Linux",
     "NPCONV_CONV": "auto (the default), im2col (the reference), unfold, winograd2, winograd4, thin or differences",
+    "NPCONV_TF32": "1: convolutions on a GPU may round what they multiply to TF32; the default is 0",
+    "NPCONV_GPU_CONV": "auto (the default), implicit, direct, or im2col (products by cuBLAS)",
+    "NPCONV_GPU_GRAPHS": "0: training steps on a GPU are never recorded as CUDA graphs; the default is 1",
 }
 APP = {"PIL": "pillow", "tifffile": "tifffile", "tqdm": "tqdm", "matplotlib": "matplotlib"}
 

@@ -64,7 +64,9 @@ class WeightedLayer(Layer):
         return self.weight.read(x.dtype), None if self.bias is None else self.bias.read(x.dtype)
 
     def forward_with(self, x: Array, following: Module) -> Array | None:
-        fusion = following.fusion if isinstance(following, InPlaceActivation) else None
+        if not isinstance(following, InPlaceActivation):
+            return None
+        fusion = following.fusion
         if fusion is None or fusion["activation"] not in backend().fused_activations:
             return None
         if type(self).__module__.partition(".")[0] != "npconv" or "forward" in vars(self):

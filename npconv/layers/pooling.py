@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from .. import checks
 from ..backends import backend
-from ..backends.base import Array
+from ..backends.base import Array, Backend
 from ..backends.geometry import ConvGeometry, IntOrPair, Pair
 from ..layer import Layer
 
@@ -137,18 +140,17 @@ class AvgPool2d(Pooling):
 
     def _divisor(self, size: Pair, geometry: ConvGeometry) -> Array:
         """What each window's sum is divided by: (OH, OW)."""
-        xp, out = backend().xp, geometry.output_size(size)
+        out = geometry.output_size(size)
         if self.divisor_override is not None:
-            return xp.full(out, self.divisor_override)
-        counts = [xp.asarray(self._counts(size[axis], out[axis], axis)) for axis in (0, 1)]
-        return counts[0][:, None] * counts[1][None, :]
+            return _divisor_of(backend(), (self.divisor_override,) * out[0], (1,) * out[1])
+        return _divisor_of(backend(), *(self._counts(size[axis], out[axis], axis) for axis in (0, 1)))
 
-    def _counts(self, length: int, windows: int, axis: int) -> list[int]:
+    def _counts(self, length: int, windows: int, axis: int) -> tuple[int, ...]:
         """How many pixels of each window count, along one axis; those that ceil_mode added never do."""
         pad, kernel, stride = self.padding[axis], self.geometry.kernel[axis], self.geometry.stride[axis]
         low, high = (-pad, length + pad) if self.count_include_pad else (0, length)
         starts = [i * stride - pad for i in range(windows)]
-        return [min(start + kernel, high) - max(start, low) for start in starts]
+        return tuple(min(start + kernel, high) - max(start, low) for start in starts)
 
     def _forward(self, x: Array) -> tuple[Array, Any]:
         geometry = self.fitted(x.shape[2:])
@@ -166,3 +168,9 @@ class AvgPool2d(Pooling):
         text = super().extra_repr()
         text += "" if self.count_include_pad else ", count_include_pad=False"
         return text + (f", divisor_override={self.divisor_override}" if self.divisor_override else "")
+
+
+@lru_cache(maxsize=64)
+def _divisor_of(active: Backend, down: tuple[int, ...], across: tuple[int, ...]) -> Array:
+    """The outer product, which a device keeps: a step uploads nothing that the last one had."""
+    return active.asarray(np.outer(np.array(down), np.array(across)))

@@ -1,0 +1,153 @@
+"""Training steps as CUDA graphs: after a few steps of one kind, a step is one launch instead of some hundred.
+
+    step 1, 2, 3    eager: every kernel is compiled, all state of the optimizer exists
+    step 4          recorded: the same calls, which do nothing but note their kernels, then launched
+    from then on    batch -> the recorded batch's memory, launch, loss -> a new array
+
+A graph has its arguments baked in. So the batch is copied to where the recorded one lay; options of the optimizer are
+read from device memory (see update.py), and written there when they change; what the kernels work on lies in a memory
+pool of the recording's own. A step of another kind (another network, the smaller batch at the end of an epoch, a
+parameter that has moved) has another key, and is taken eagerly until it has come three times in a row.
+
+What cannot be recorded, because it waits for the device or uses cuBLAS, is taken eagerly for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+
+from ..base import Array
+
+EAGER_STEPS = 3
+MOST_RECORDINGS = 4  # the oldest is given up for a fifth
+
+
+class Slot:
+    """The options of one update in device memory."""
+
+    def __init__(self, xp: Any, values: tuple[float, ...]) -> None:
+        self.values = values
+        self.array = xp.asarray(np.array(values, np.float64))
+
+    def set(self, values: tuple[float, ...]) -> None:
+        """Write `values` to the device, if they are not what it has."""
+        if values != self.values:
+            self.array.set(np.array(values, np.float64))
+            self.values = values
+
+
+class Recording:
+    """A step as a graph, with all that it works on."""
+
+    def __init__(self, xp: Any, x: Array, target: Array) -> None:
+        self.xp = xp
+        self.x, self.target = x.copy(order="K"), target.copy(order="K")
+        self.pool = xp.cuda.MemoryPool()
+        self.slots: list[Slot] = []
+        self.loss: Any = None
+        self._graph: Any = None
+
+    def record(self, compute: Callable[[Array, Array], Any], updates: list[Any], slots: list[Slot]) -> None:
+        """Note the kernels of a step. Raises whatever a call raises that cannot be part of a graph."""
+        stream = self.xp.cuda.Stream(non_blocking=True)
+        before = self.xp.cuda.get_current_stream()
+        self.slots = slots
+        with self.xp.cuda.using_allocator(self.pool.malloc), stream:
+            stream.wait_event(before.record())
+            stream.begin_capture()
+            try:
+                self.loss = compute(self.x, self.target)
+                for update in updates:
+                    update()
+            finally:
+                graph = stream.end_capture()
+        self._graph = graph
+
+    def launch(self, x: Array, target: Array) -> Any:
+        """Take the step with this batch; its loss, in an array of its own."""
+        self.x[...], self.target[...] = x, target
+        self._graph.launch()
+        return self.loss.copy()
+
+
+class StepRecorder:
+    """Takes training steps for a backend, by graphs where it can.
+
+    `backend` has `option_slots`: the list to which updates add theirs while a step is recorded, else None.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._signature: Hashable = None
+        self._key: Hashable = None
+        self._in_a_row = 0
+        self._recordings: dict[Hashable, Recording | None] = {}  # None: cannot be recorded
+
+    def step(
+        self, signature: Hashable, compute: Callable[[Array, Array], Any], updates: list[Any], x: Array, target: Array
+    ) -> Any:
+        """One training step: `compute(x, target)` gives the loss and leaves the gradients, then the updates.
+
+        `signature` is equal for steps that call the same operations with the same arrays, but for batch and updates.
+        The loss is an array without axes.
+        """
+        if signature != self._signature:
+            self._recordings.clear()
+            self._signature = signature
+        key = (signature, _kind(x), _kind(target), *(_fixed(update) for update in updates))
+        self._in_a_row = self._in_a_row + 1 if key == self._key else 1
+        self._key = key
+        recording = self._recordings.get(key)
+        if recording is None:
+            if self._in_a_row <= EAGER_STEPS or key in self._recordings:
+                return self._eager(compute, updates, x, target)
+            recording = self._recorded(key, compute, updates, x, target)
+            if recording is None:
+                return self._eager(compute, updates, x, target)
+        for slot, update in zip(recording.slots, updates, strict=True):
+            slot.set(self._backend.update_options(update.operation, update.options))
+        loss = recording.launch(x, target)
+        for slot, update in zip(recording.slots, updates, strict=True):
+            slot.values = self._backend.options_after(update.operation, slot.values)
+        return loss
+
+    def _recorded(
+        self, key: Hashable, compute: Callable[[Array, Array], Any], updates: list[Any], x: Array, target: Array
+    ) -> Recording | None:
+        while len(self._recordings) >= MOST_RECORDINGS:
+            del self._recordings[next(iter(self._recordings))]
+        recording = Recording(self._backend.xp, x, target)
+        slots = [
+            Slot(self._backend.xp, self._backend.update_options(update.operation, update.options)) for update in updates
+        ]
+        self._backend.option_slots = iter([slot.array for slot in slots])
+        try:
+            recording.record(compute, updates, slots)
+        except Exception:
+            self._recordings[key] = None
+            return None
+        finally:
+            self._backend.option_slots = None
+        self._recordings[key] = recording
+        return recording
+
+    @staticmethod
+    def _eager(compute: Callable[[Array, Array], Any], updates: list[Any], x: Array, target: Array) -> Any:
+        loss = compute(x, target)
+        for update in updates:
+            update()
+        return loss
+
+
+def _kind(x: Array) -> Hashable:
+    return x.shape, x.strides, x.dtype.char
+
+
+def _fixed(update: Any) -> Hashable:
+    """What of an update is baked into a graph: where its arrays are, and options that are no numbers."""
+    switches = tuple((name, value) for name, value in sorted(update.options.items()) if isinstance(value, bool))
+    places = tuple(None if array is None else (array.data.ptr, array.size) for array in update.arrays)
+    return update.operation, places, switches
