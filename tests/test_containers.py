@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import assert_allclose, on_device
 
 import npconv as nc
 from npconv import networks
 
 
-def images(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+def images(*shape: int, seed: int = 0) -> Any:
+    return on_device(np.random.default_rng(seed).standard_normal(shape).astype("float32"))
 
 
 def three() -> nc.Sequential:
@@ -114,7 +115,7 @@ def test_errors_in_containers_in_containers_name_every_step() -> None:
 def test_a_type_error_stays_one_and_backward_errors_too() -> None:
     network = three()
     with pytest.raises(TypeError, match=r"^Sequential, layer 0: Conv2d.*must be float32 or float64, got int64"):
-        network(np.ones((1, 2, 5, 5), "int64"))
+        network(on_device(np.ones((1, 2, 5, 5), "int64")))
     with pytest.raises(nc.BackwardError, match=r"^Sequential, layer 2: Conv2d.*grad_output of shape \(1, 1, 3, 3\)"):
         network.backward(images(1, 1, 3, 3))
     network(images(1, 2, 5, 5))
@@ -143,19 +144,19 @@ def test_concat() -> None:
     a, b = first.replica(), second.replica()
     a(x), b(x)
     expected = a.backward(upstream[:, :3]) + upstream[:, 3:5] + b.backward(upstream[:, 5:])
-    np.testing.assert_allclose(grad, expected, rtol=1e-6, atol=1e-6)
+    assert_allclose(grad, expected, rtol=1e-6, atol=1e-6)
     assert np.array_equal(first.weight.grad, a.weight.grad) and np.array_equal(second.bias.grad, b.bias.grad)
 
 
 def test_sum() -> None:
     body, x = nc.Sequential(nc.Conv2d(2, 2, 3, padding=1), nc.Tanh()), images(2, 2, 5, 5)
     module = nc.Sum(nc.Identity(), body, nc.Identity())
-    np.testing.assert_allclose(module(x), 2 * x + body(x), rtol=1e-6)
+    assert_allclose(module(x), 2 * x + body(x), rtol=1e-6)
     upstream = images(2, 2, 5, 5, seed=1)
     grad = module.backward(upstream)
     twin = body.replica()
     twin(x)
-    np.testing.assert_allclose(grad, 2 * upstream + twin.backward(upstream), rtol=1e-6, atol=1e-6)
+    assert_allclose(grad, 2 * upstream + twin.backward(upstream), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(

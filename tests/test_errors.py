@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import on_device
 
 import npconv as nc
 from npconv import networks
+from npconv.backends import Array
 from npconv.backends.cpu import NumpyBackend
 
 
-def images(*shape: int, dtype: str = "float32") -> np.ndarray:
-    return np.random.default_rng(0).random(shape).astype(dtype)
+def images(*shape: int, dtype: str = "float32") -> Array:
+    return on_device(np.random.default_rng(0).random(shape).astype(dtype))
 
 
 def net() -> nc.Sequential:
@@ -57,7 +59,7 @@ def no_grad_then_backward() -> None:
     layer.backward(y)
 
 
-def backward_with(module: nc.Module, x: np.ndarray, grad: Any) -> Callable[[], object]:
+def backward_with(module: nc.Module, x: Array, grad: Any) -> Callable[[], object]:
     def run() -> None:
         module.forward(x)
         module.backward(grad)
@@ -79,7 +81,7 @@ def applied(module: nc.Module, *shape: int, dtype: str = "float32") -> Callable[
 
 
 x8 = images(4, 3, 8, 8)
-FLAT = np.zeros(3, "float32")
+FLAT = on_device(np.zeros(3, "float32"))
 
 LAYERS = [
     ("conv in_channels 0", conv(0, 8, 3), ValueError, r"in_channels \(=0\) must be at least 1"),
@@ -121,11 +123,11 @@ LAYERS = [
     ("conv reflect larger than image",
      applied(nc.Conv2d(1, 1, 7, padding=3, padding_mode="reflect"), 1, 1, 3, 9), ValueError,
      r"padding \(=3\) in mode 'reflect' must be at most 2 for an image of height 3"),
-    ("conv integer input", lambda: nc.Conv2d(3, 8, 3)(np.ones((1, 3, 9, 9), "uint8")), TypeError,
+    ("conv integer input", lambda: nc.Conv2d(3, 8, 3)(images(1, 3, 9, 9, dtype="uint8")), TypeError,
      r"uint8.*x\.astype"),
     ("conv half input", applied(nc.Conv2d(3, 8, 3), 1, 3, 9, 9, dtype="float16"), TypeError,
      r"got float16.*x\.astype"),
-    ("conv complex input", lambda: nc.ReLU()(np.ones(3, "complex64")), TypeError,
+    ("conv complex input", lambda: nc.ReLU()(images(3, dtype="complex64")), TypeError,
      r"must be float32.*got complex64"),
     ("conv list input", lambda: nc.Conv2d(3, 8, 3)([[1.0]]), TypeError, r"builtins\.list.*npconv\.asarray"),
     ("conv 2-D input", applied(nc.Conv2d(3, 8, 3), 9, 9), ValueError,
@@ -142,7 +144,7 @@ LAYERS = [
      ValueError,
      r"grad_output of Conv2d\.backward has shape \(1, 8, 9, 9\), it must have the output's shape \(1, 8, "
      r"7, 7\)"),
-    ("grad_output integer", backward_with(nc.ReLU(), FLAT, np.ones(3, int)), TypeError,
+    ("grad_output integer", backward_with(nc.ReLU(), FLAT, images(3, dtype="int")), TypeError,
      r"grad_output of ReLU.*got int"),
     ("grad_output list", backward_with(nc.ReLU(), FLAT, [1, 1, 1]), TypeError,
      r"grad_output of ReLU.*builtins\.list"),
@@ -247,7 +249,7 @@ LOSSES = [
      r"L1: .*\(2, 3\).*\(2, 4\) must have the same"),
     ("mse dtypes", lambda: nc.MSE()(images(2), images(2, dtype="float64")), TypeError,
      r"float32.*float64.*one dtype"),
-    ("mse integers", lambda: nc.MSE()(images(2), np.ones(2, int)), TypeError,
+    ("mse integers", lambda: nc.MSE()(images(2), images(2, dtype="int")), TypeError,
      r"the target of MSE must be float32.*got int"),
     ("mse list", lambda: nc.MSE()([1.0], images(1)), TypeError,
      r"the prediction of MSE must be an array.*builtins\.list"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import on_device, on_host
 
 import npconv as nc
 from npconv.backends import ConvGeometry
@@ -107,14 +108,14 @@ MODULES = [
     ("seed negative", lambda: nc.manual_seed(-1), ValueError, r"seed \(=-1\) must be at least 0"),
     ("seed float", lambda: nc.manual_seed(1.5), TypeError, r"seed \(=1\.5\) must be an integer"),
     ("seed bool", lambda: nc.manual_seed(True), TypeError, r"seed \(=True\) must be an integer"),
-    ("im2col 2-D", lambda: nc.im2col(images(4, 4), 3), ValueError,
+    ("im2col 2-D", lambda: nc.im2col(on_device(images(4, 4)), 3), ValueError,
      r"im2col, of shape \(4, 4\), must be \(N, C, H, W\)"),
-    ("im2col integers", lambda: nc.im2col(np.ones((1, 4, 4), int), 3), TypeError,
+    ("im2col integers", lambda: nc.im2col(on_device(np.ones((1, 4, 4), int)), 3), TypeError,
      r"input of im2col must be float32"),
-    ("im2col kernel", lambda: nc.im2col(images(1, 4, 4), 5), ValueError, r"kernel_size \(=5x5.*must fit"),
-    ("col2im columns", lambda: nc.col2im(images(4, 8), (1, 4, 4), 3), ValueError,
+    ("im2col kernel", lambda: nc.im2col(on_device(images(1, 4, 4)), 5), ValueError, r"kernel_size \(=5x5.*must fit"),
+    ("col2im columns", lambda: nc.col2im(on_device(images(4, 8)), (1, 4, 4), 3), ValueError,
      r"\(4, 8\) must have the shape \(4, 9\)"),
-    ("col2im shape", lambda: nc.col2im(images(4, 9), (4, 4), 3), ValueError,
+    ("col2im shape", lambda: nc.col2im(on_device(images(4, 9)), (4, 4), 3), ValueError,
      r"input_shape \(=\(4, 4\)\) must be \(N, C"),
     ("geometry", lambda: ConvGeometry.parse(3).output_size((0, 5)), ValueError,
      r"the image is 0x5: .*at least 1"),
@@ -243,9 +244,9 @@ MODELS = [
      r"in_channels \(=3\).*with 4"),
     ("train batch list", lambda: model().train_batch([1], x8), TypeError,
      r"x of train_batch must be an array"),
-    ("train batch counts", lambda: model().train_batch(x8, x8[:2]), ValueError,
+    ("train batch counts", lambda: model().train_batch(*on_device((x8, x8[:2]))), ValueError,
      r"as many images, at least one"),
-    ("train batch shapes", lambda: model().train_batch(x8, x8[:, :2]), ValueError,
+    ("train batch shapes", lambda: model().train_batch(*on_device((x8, x8[:, :2]))), ValueError,
      r"MSE: prediction of shape"),
     ("nothing to train", lambda: nc.Model(nc.ReLU()).train(x8, x8, 1), ValueError, r"no parameters to train"),
     ("predict 2-D", lambda: model().predict(noisy(8, 8)), ValueError,
@@ -288,7 +289,7 @@ def test_the_table_is_long_enough_and_has_no_row_twice() -> None:
 
 def test_load_state_dict_lists_all_problems_at_once_and_changes_nothing() -> None:
     network = net()
-    before, state = network.state_dict(), network.state_dict()
+    before, state = on_host(network.state_dict()), network.state_dict()
     del state["0.bias"]
     state.update({"3.bias": images(1), "2.bias": images(9), "2.weight": state["2.weight"].astype("float64")})
     state["0.weight"] += 1
@@ -301,7 +302,7 @@ def test_load_state_dict_lists_all_problems_at_once_and_changes_nothing() -> Non
         "mismatched: 2.weight is float32 (3, 2, 3, 3), the state has float64 (3, 2, 3, 3)",
     ):
         assert line in str(caught.value)
-    assert all(np.array_equal(before[name], value) for name, value in network.state_dict().items())
+    assert all(np.array_equal(before[name], value) for name, value in on_host(network.state_dict()).items())
 
 
 def test_a_bad_step_changes_no_parameter() -> None:
@@ -309,8 +310,8 @@ def test_a_bad_step_changes_no_parameter() -> None:
     optimizer = nc.SGD([{"params": [p]} for p in network.parameters()], lr=1.0)
     for parameter in network.parameters():
         parameter.grad.fill(1)
-    before = network.state_dict()
+    before = on_host(network.state_dict())
     optimizer.groups[-1]["lr"] = math.nan
     with pytest.raises(ValueError, match=r"lr \(=nan\) must be finite"):
         optimizer.step()
-    assert all(np.array_equal(before[name], value) for name, value in network.state_dict().items())
+    assert all(np.array_equal(before[name], value) for name, value in on_host(network.state_dict()).items())

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import on_device, on_host
 
 import npconv as nc
+from npconv.backends import Array
 from npconv.flat import FlatParameters, flattened, whole_arrays
 from npconv.optim import Optimizer
 
@@ -23,7 +25,7 @@ OPTIMIZERS: dict[str, Any] = {
 
 @pytest.fixture
 def flat_updates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU backend, asking for what a device asks for."""
+    """Any backend, asking for what a device asks for."""
     backend = type(nc.backend())
     monkeypatch.setattr(backend, "updates_flat", property(lambda self: True))
     monkeypatch.setattr(backend, "shares_batch", property(lambda self: False))
@@ -35,18 +37,21 @@ def model(optimizer: str, seed: int = 0) -> nc.Model:
     return nc.Model(network, nc.MSE(), OPTIMIZERS[optimizer](network.parameters()))
 
 
-def batches(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def batches(count: int) -> list[tuple[Array, Array]]:
     rng = np.random.default_rng(1)
-    return [tuple(rng.random((4, 3, 8, 8), dtype="float32") for _ in range(2)) for _ in range(count)]
+    return on_device([tuple(rng.random((4, 3, 8, 8), dtype="float32") for _ in range(2)) for _ in range(count)])
 
 
 def values(made: nc.Model) -> list[np.ndarray]:
-    return [parameter.data.copy() for parameter in made.network.parameters()]
+    return [on_host(parameter.data.copy()) for parameter in made.network.parameters()]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_training_gives_the_same_bits(name: str, request: pytest.FixtureRequest, set_workers: Any) -> None:
+def test_training_gives_the_same_bits(
+    name: str, request: pytest.FixtureRequest, set_workers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_workers(1)  # as a device: one sum, in one order
+    monkeypatch.setattr(type(nc.backend()), "updates_flat", property(lambda self: False))
     steps = batches(5)
     one_by_one = model(name)
     losses = [one_by_one.train_batch(x, t) for x, t in steps]
@@ -57,7 +62,7 @@ def test_training_gives_the_same_bits(name: str, request: pytest.FixtureRequest,
     assert isinstance(together.optimizer._flat[0][0], FlatParameters) and len(together.optimizer._flat) == 1
     for mine, theirs in zip(together.optimizer.state, one_by_one.optimizer.state, strict=True):
         assert mine.keys() == theirs.keys() != set() or name == "sgd"
-        assert all(np.array_equal(mine[key], theirs[key]) for key in mine)
+        assert all(np.array_equal(on_host(mine[key]), on_host(theirs[key])) for key in mine)
 
 
 def test_parameters_become_parts_of_one_array_and_keep_their_order_in_memory(flat_updates: None) -> None:
@@ -65,7 +70,7 @@ def test_parameters_become_parts_of_one_array_and_keep_their_order_in_memory(fla
     before, strides = values(made), [p.data.strides for p in made.network.parameters()]
     made.optimizer.updates()
     parameters = list(made.network.parameters())
-    assert all(np.array_equal(a, p.data) for a, p in zip(before, parameters, strict=True))
+    assert all(np.array_equal(a, on_host(p.data)) for a, p in zip(before, parameters, strict=True))
     assert [p.data.strides for p in parameters] == strides
     for arrays in ([p.data for p in parameters], [p.grad for p in parameters]):
         (whole,) = whole_arrays(arrays)
@@ -74,10 +79,10 @@ def test_parameters_become_parts_of_one_array_and_keep_their_order_in_memory(fla
 
 
 def test_what_is_not_whole_is_cleared_part_by_part() -> None:
-    whole = np.zeros(10)
+    whole = on_device(np.zeros(10))
     parts = [whole[:4], whole[4:8]]
     assert whole_arrays(parts) is parts
-    assert whole_arrays([whole[:4], np.zeros(6)])[0] is not whole
+    assert whole_arrays([whole[:4], on_device(np.zeros(6))])[0] is not whole
     assert whole_arrays([whole[:4], whole[4:]])[0] is whole
 
 
@@ -106,7 +111,7 @@ def test_different_steps_do_not_go_together() -> None:
 
 
 def test_pairs_of_arrays_stay_where_they_are(flat_updates: None) -> None:
-    data, grad = np.ones(4, "float32"), np.full(4, 2, "float32")
+    data, grad = on_device((np.ones(4, "float32"), np.full(4, 2, "float32")))
     parameter = nc.Parameter(np.ones(2, "float32"))
     optimizer: Optimizer = nc.SGD([(data, grad), parameter], lr=0.5)
     parameter.grad[...] = 1

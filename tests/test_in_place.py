@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import assert_allclose, on_device
 
 import npconv as nc
 
 
-def images(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+def images(*shape: int, seed: int = 0) -> Any:
+    return on_device(np.random.default_rng(seed).standard_normal(shape).astype("float32"))
 
 
 class Keeping(nc.Module):
@@ -43,7 +44,7 @@ class KeepingReLU(nc.ReLU):
         return super()._forward(x)
 
 
-def one_by_one(module: nc.Module, x: np.ndarray, upstream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def one_by_one(module: nc.Module, x: Any, upstream: Any) -> tuple[Any, Any]:
     """Forward and backward through containers by hand, so that nothing is overwritten."""
     if isinstance(module, nc.Sequential):
         outputs = [x]
@@ -66,7 +67,7 @@ def one_by_one(module: nc.Module, x: np.ndarray, upstream: np.ndarray) -> tuple[
     return y, module.backward(upstream.copy()).copy()
 
 
-def one_by_one_forward(module: nc.Module, x: np.ndarray) -> np.ndarray:
+def one_by_one_forward(module: nc.Module, x: Any) -> Any:
     if isinstance(module, nc.Sequential):
         for child in module:
             x = one_by_one_forward(child, x)
@@ -121,8 +122,8 @@ def test_nothing_is_overwritten_that_anyone_needs(name: str, order: str) -> None
     grads = [parameter.grad.copy() for parameter in network.parameters()]
     y_before, grad_before = y.copy(), grad.copy()
     expected, expected_grad = one_by_one(network.replica(), x, upstream)
-    np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(grad, expected_grad, rtol=1e-5, atol=1e-6)
+    assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
+    assert_allclose(grad, expected_grad, rtol=1e-5, atol=1e-6)
     # What forward and backward gave and got stays as it is when the network runs again on something else.
     network.zero_grad()
     network(images(3, 2, 4, 4, seed=2))
@@ -132,7 +133,7 @@ def test_nothing_is_overwritten_that_anyone_needs(name: str, order: str) -> None
     network.zero_grad()
     network(x), network.backward(upstream)
     for parameter, once in zip(network.parameters(), grads, strict=True):
-        np.testing.assert_allclose(parameter.grad, once, rtol=1e-5, atol=1e-6)
+        assert_allclose(parameter.grad, once, rtol=1e-5, atol=1e-6)
     nc.check_module(network.eval(), images(3, 2, 4, 4))
 
 
@@ -174,12 +175,16 @@ def test_a_wrapper_on_a_module_sees_arrays_that_stay(wrapped: tuple[int, ...]) -
     assert before.min() < 0 and not np.shares_memory(before, y)
 
 
-def test_a_convolution_and_its_activation_take_one_array() -> None:
-    relu = nc.ReLU()
+@pytest.mark.parametrize("activation", [nc.ReLU, nc.Tanh])
+def test_a_convolution_and_its_activation_take_one_array(activation: type[nc.Activation]) -> None:
+    """Also where the convolution applies the activation itself: then only backward is the activation's."""
+    act = activation()
     seen: list[tuple[Any, ...]] = []
-    vars(relu)["apply"] = recorded(relu.apply, seen)
-    vars(relu)["apply_backward"] = recorded(relu.apply_backward, seen)
-    network = nc.Sequential(conv(), relu, conv())
+    vars(act)["apply"] = recorded(act.apply, seen)
+    vars(act)["apply_backward"] = recorded(act.apply_backward, seen)
+    network = nc.Sequential(conv(), act, conv())
     network.backward(network(images(1, 2, 6, 6)))
-    (x, x_out, y), (grad, _, grad_out, x_grad) = seen
-    assert x is x_out is y and grad is grad_out is x_grad
+    *forward, (grad, _, grad_out, x_grad) = seen
+    assert len(forward) == (0 if activation.__name__.lower() in nc.backend().fused_activations else 1)
+    assert all(x is x_out is y for x, x_out, y in forward)
+    assert grad is grad_out is x_grad

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import on_host
 
 import npconv as nc
 from npconv import init
@@ -20,7 +21,7 @@ def drawn(function: Any, *arguments: Any, shape: tuple[int, ...] = SHAPE) -> np.
     parameter = nc.Parameter(np.zeros(shape, "float32"))
     function(parameter, *arguments, rng=np.random.default_rng(0))
     assert parameter.dtype == np.float32
-    return parameter.data.astype("float64")
+    return on_host(parameter.data).astype("float64")
 
 
 def assert_uniform(values: np.ndarray, bound: float) -> None:
@@ -67,8 +68,8 @@ def test_kaiming_and_xavier(nonlinearity: str, gain: float) -> None:
 )
 def test_layers_start_as_pytorchs_do(layer: Any, fan_in: int) -> None:
     bound = math.sqrt(1 / fan_in)
-    assert_uniform(layer.weight.data.astype("float64"), bound)
-    assert 0.8 * bound < np.abs(layer.bias.data).max() <= bound
+    assert_uniform(on_host(layer.weight.data).astype("float64"), bound)
+    assert 0.8 * bound < float(np.abs(layer.bias.data).max()) <= bound
 
 
 def test_batch_norm_starts_with_ones_and_zeros() -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import assert_allclose, on_device, on_host
 
 import npconv as nc
 from npconv import networks
-from npconv.backends import backend
+from npconv.backends import Array
 from npconv.backends.cpu.workers import WorkerPool
 from npconv.data import ArrayPairs
 from npconv.metrics import psnr
@@ -28,7 +29,10 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     """Sets the number of worker threads."""
 
     def set_to(count: int) -> None:
-        monkeypatch.setattr(backend(), "_pool", WorkerPool(count))
+        if nc.backend().name == "numpy":
+            monkeypatch.setattr(nc.backend(), "_pool", WorkerPool(count))
+        elif count > 1:
+            pytest.skip("worker threads are the CPU backend's")
 
     set_to(1)
     yield set_to
@@ -39,6 +43,11 @@ def small(seed: int = 3, **options: Any) -> nc.Sequential:
     return networks.strided(channels=4, **options)
 
 
+def batch(count: int = 8, seed: int = 0) -> Array:
+    """`photos` as train_batch takes them."""
+    return on_device(photos(count, seed=seed) / 255)
+
+
 def photos(count: int = 8, size: int = 8, seed: int = 0, channels: int = 3) -> np.ndarray:
     """Images of one colour each, 0..255: easy to learn, and different from each other."""
     colours = np.random.default_rng(seed).uniform(40, 215, (count, channels, 1, 1))
@@ -46,7 +55,7 @@ def photos(count: int = 8, size: int = 8, seed: int = 0, channels: int = 3) -> n
 
 
 def parameters(model: nc.Model) -> list[np.ndarray]:
-    return [data.copy() for data, _ in model.network.param()]
+    return [on_host(data.copy()) for data, _ in model.network.param()]
 
 
 def same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
@@ -72,17 +81,22 @@ def test_an_optimizer_over_param_pairs_is_one_of_the_network() -> None:
     network = small()
     model = nc.Model(network, optimizer=nc.SGD(network.param(), lr=1.0))
     before = parameters(model)
-    model.train_batch(photos() / 255, photos() / 255)
+    model.train_batch(batch(), batch())
     assert not same(before, parameters(model))
+
+
+def test_a_replica_is_no_network_for_a_model() -> None:
+    with pytest.raises(ValueError, match="network is a replica"):
+        nc.Model(nc.networks.strided(4).replica())
 
 
 # ---- one step ----
 def test_train_batch_is_the_step_one_would_write_by_hand(workers: Callable[[int], None]) -> None:
-    x, target = photos(6, seed=1) / 255, photos(6, seed=2) / 255
+    x, target = batch(6, seed=1), batch(6, seed=2)
     model = nc.Model(small(), optimizer=None)
     model.optimizer = nc.SGD(model.network.parameters(), lr=0.1, momentum=0.9)
     network, loss = small(), nc.MSE()
-    velocity = [np.zeros_like(data) for data, _ in network.param()]
+    velocity = [nc.backend().xp.zeros_like(data) for data, _ in network.param()]
     for _ in range(3):
         network.zero_grad()
         expected = loss(network(x), target)
@@ -92,20 +106,20 @@ def test_train_batch_is_the_step_one_would_write_by_hand(workers: Callable[[int]
             data -= 0.1 * v
         assert model.train_batch(x, target) == pytest.approx(expected, rel=1e-6)
     for (data, grad), (mine, mine_grad) in zip(network.param(), model.network.param(), strict=True):
-        np.testing.assert_allclose(mine, data, rtol=1e-5, atol=1e-7)
-        np.testing.assert_allclose(mine_grad, grad, rtol=1e-4, atol=1e-8)
+        assert_allclose(mine, data, rtol=1e-5, atol=1e-7)
+        assert_allclose(mine_grad, grad, rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_one_worker_and_several_agree(workers: Callable[[int], None], reduction: str) -> None:
-    x, target = photos(7, seed=1) / 255, photos(7, seed=2) / 255
+    x, target = batch(7, seed=1), batch(7, seed=2)
     results = []
     for count in (1, 2, 3):
         workers(count)
         network = small()
         model = nc.Model(network, nc.MSE(reduction), nc.SGD(network.parameters(), lr=1e-3))
         losses = [model.train_batch(x, target) for _ in range(3)]
-        results.append((losses, parameters(model), [grad.copy() for _, grad in network.param()]))
+        results.append((losses, parameters(model), [on_host(grad.copy()) for _, grad in network.param()]))
     for losses, values, grads in results[1:]:
         np.testing.assert_allclose(losses, results[0][0], rtol=1e-5)
         for mine, first in zip(values + grads, results[0][1] + results[0][2], strict=True):
@@ -114,19 +128,19 @@ def test_one_worker_and_several_agree(workers: Callable[[int], None], reduction:
 
 def test_a_batch_smaller_than_the_workers(workers: Callable[[int], None]) -> None:
     workers(4)
-    one = photos(1) / 255
+    one = batch(1)
     assert math.isfinite(nc.Model(small()).train_batch(one, one))
 
 
 def test_batch_norm_sees_the_whole_batch_with_any_number_of_workers(workers: Callable[[int], None]) -> None:
-    x, means = photos(6, seed=1) / 255, []
+    x, means = batch(6, seed=1), []
     for count in (1, 3):
         workers(count)
         nc.manual_seed(1)
         network = nc.Sequential(nc.BatchNorm2d(3, momentum=1.0), nc.Conv2d(3, 3, 1))
         nc.Model(network).train_batch(x, x)
-        means.append(network[0].running_mean)
-    np.testing.assert_allclose(means[0], x.mean(axis=(0, 2, 3)), rtol=1e-5)
+        means.append(on_host(network[0].running_mean))
+    np.testing.assert_allclose(means[0], on_host(x).mean(axis=(0, 2, 3)), rtol=1e-5)
     assert np.array_equal(means[0], means[1])
 
 
@@ -167,7 +181,7 @@ def test_a_validation_share_is_held_out_of_training(monkeypatch: pytest.MonkeyPa
     model = nc.Model(small())
     seen, held_out = [], []
     step, validate = model.train_batch, model.validate
-    monkeypatch.setattr(model, "train_batch", lambda x, t: seen.extend(x[:, 0, 0, 0] * 255) or step(x, t))
+    monkeypatch.setattr(model, "train_batch", lambda x, t: seen.extend(on_host(x[:, 0, 0, 0]) * 255) or step(x, t))
     monkeypatch.setattr(model, "validate", lambda x, t: held_out.extend(x[:, 0, 0, 0]) or validate(x, t))
     model.train(images, images, 1, validation=0.3, seed=0)
     assert (len(seen), len(held_out)) == (7, 3)
@@ -179,13 +193,14 @@ def test_every_image_is_seen_once_an_epoch_in_an_order_of_the_seed(monkeypatch: 
     model = nc.Model(small())
     seen: list[float] = []
     step = model.train_batch
-    monkeypatch.setattr(model, "train_batch", lambda x, t: seen.extend(x[:, 0, 0, 0]) or step(x, t))
+    monkeypatch.setattr(model, "train_batch", lambda x, t: seen.extend(on_host(x[:, 0, 0, 0])) or step(x, t))
     model.train(images, images, 2, batch_size=4, seed=0)
     assert sorted(seen[:9]) == sorted(seen[9:]) and seen[:9] != seen[9:]
     assert len(set(seen)) == 9
 
 
-def test_callbacks_count_batches_and_stop() -> None:
+def test_callbacks_count_batches_and_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("npconv.model.READ_EVERY", 1)  # a device's losses are read as they come
     images, batches, epochs = photos(10), [], []
 
     def stop_at_two(epoch: Any) -> bool:
@@ -301,15 +316,16 @@ def test_save_and_load_keep_everything(tmp_path: Path) -> None:
     path, network = tmp_path / "model.h5", small()
     optimizer = nc.SGD(network.parameters(), lr=0.25, momentum=0.8, nesterov=True, weight_decay=1e-4)
     model = nc.Model(network, nc.L1("sum"), optimizer)
-    model.train_batch(photos() / 255, photos(seed=4) / 255)
+    model.train_batch(batch(), batch(seed=4))
     model.save(path)
     other = nc.Model.load(path)
     for (data, grad), (mine, mine_grad) in zip(network.param(), other.network.param(), strict=True):
-        assert np.array_equal(data, mine) and np.array_equal(grad, mine_grad) and grad.any()
+        assert np.array_equal(on_host(data), on_host(mine))
+        assert np.array_equal(on_host(grad), on_host(mine_grad)) and grad.any()
     assert repr(other) == repr(model)
     assert other.optimizer.arguments() == optimizer.arguments()
     assert np.array_equal(other.predict(photos()), model.predict(photos()))
-    assert other.train_batch(photos() / 255, photos() / 255) == model.train_batch(photos() / 255, photos() / 255)
+    assert other.train_batch(batch(), batch()) == model.train_batch(batch(), batch())
 
 
 def test_adam_keeps_its_betas(tmp_path: Path) -> None:

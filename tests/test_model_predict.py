@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import on_device, on_host
 
 import npconv as nc
 from npconv import networks
-from npconv.backends import backend
 from npconv.backends.cpu.workers import WorkerPool
 
 
@@ -19,7 +19,10 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     """Sets the number of worker threads."""
 
     def set_to(count: int) -> None:
-        monkeypatch.setattr(backend(), "_pool", WorkerPool(count))
+        if nc.backend().name == "numpy":
+            monkeypatch.setattr(nc.backend(), "_pool", WorkerPool(count))
+        elif count > 1:
+            pytest.skip("worker threads are the CPU backend's")
 
     set_to(1)
     yield set_to
@@ -74,7 +77,7 @@ def test_dtypes(dtype: str, result: str) -> None:
 
 def test_a_float64_network_predicts_in_float64() -> None:
     network, image = small(dtype="float64"), photos(1, 8)[0].astype("float64")
-    expected = np.clip(network(image / 255) * 255, 0, 255)
+    expected = np.clip(on_host(network(on_device(image / 255))) * 255, 0, 255)
     np.testing.assert_allclose(nc.Model(network).predict(image), expected, rtol=1e-12)
 
 
@@ -109,14 +112,15 @@ def test_predict_leaves_modes_buffers_and_gradients_alone() -> None:
     network = nc.Sequential(nc.Conv2d(3, 4, 3, padding=1), nc.BatchNorm2d(4), nc.Dropout(), nc.Conv2d(4, 3, 1))
     network.train()
     network[2].eval()
-    y = network(photos(2) / 255)
-    network.backward(np.ones_like(y))
-    before, grads = network.state_dict(), [grad.copy() for _, grad in network.param()]
+    y = network(on_device(photos(2) / 255))
+    network.backward(nc.backend().xp.ones_like(y))
+    before = on_host(network.state_dict())
+    grads = [on_host(grad.copy()) for _, grad in network.param()]
     output = nc.Model(network).predict(photos(2))
     assert np.array_equal(output, nc.Model(network).predict(photos(2)))  # no Dropout: evaluation mode
     assert [module.training for module in network] == [True, True, False, True] and network.training
-    assert all(np.array_equal(before[name], value) for name, value in network.state_dict().items())
-    assert all(np.array_equal(a, b) for a, (_, b) in zip(grads, network.param(), strict=True))
+    assert all(np.array_equal(before[name], value) for name, value in on_host(network.state_dict()).items())
+    assert all(np.array_equal(a, on_host(b)) for a, (_, b) in zip(grads, network.param(), strict=True))
 
 
 @pytest.mark.parametrize("upsampling", ["nearest", "transposed"])
@@ -125,7 +129,7 @@ def test_odd_sizes_are_mirrored_at_the_right_and_the_bottom_and_cropped(upsampli
     image = np.random.default_rng(0).uniform(0, 255, (3, 5, 7)).astype("float32")
     rows, columns = [0, 1, 2, 3, 4, 4, 3, 2], [0, 1, 2, 3, 4, 5, 6, 6]  # to multiples of 4
     padded = image[:, rows][:, :, columns]
-    expected = network(padded / 255)[:, :5, :7] * 255
+    expected = on_host(network(on_device(padded / 255)))[:, :5, :7] * 255
     np.testing.assert_allclose(nc.Model(network).predict(image), expected, atol=1e-3)
 
 

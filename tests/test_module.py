@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import assert_allclose, on_device
 
 import npconv as nc
 from npconv import networks
@@ -28,8 +29,8 @@ def net() -> nc.Sequential:
     return nc.Sequential(nc.Conv2d(2, 3, 3, padding=1), nc.BatchNorm2d(3), nc.ReLU(), nc.Conv2d(3, 2, 1, bias=False))
 
 
-def images(*shape: int, dtype: str = "float32") -> np.ndarray:
-    return np.random.default_rng(7).standard_normal(shape).astype(dtype)
+def images(*shape: int, dtype: str = "float32") -> Any:
+    return on_device(np.random.default_rng(7).standard_normal(shape).astype(dtype))
 
 
 def with_gradients(network: nc.Module, *shape: int) -> nc.Module:
@@ -98,7 +99,7 @@ def test_a_shared_parameter_is_listed_once_and_gets_both_gradients() -> None:
     weight, hidden = module.first.weight.data, module.first(x)
     grad = 2 * upstream
     expected = grad.T @ hidden + (grad @ weight).T @ x
-    np.testing.assert_allclose(module.first.weight.grad, expected, rtol=1e-4, atol=1e-4)
+    assert_allclose(module.first.weight.grad, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_replica_keeps_sharing_what_is_shared() -> None:
@@ -121,7 +122,7 @@ def test_gradients_add_up() -> None:
     for count in (1, 2, 3):
         layer.forward(x)
         layer.backward(upstream)
-        np.testing.assert_allclose(layer.weight.grad, count * upstream.T @ x, rtol=1e-5)
+        assert_allclose(layer.weight.grad, count * upstream.T @ x, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["update_param", "update_params"])
@@ -130,7 +131,7 @@ def test_update_param_takes_values_or_a_learning_rate(method: str) -> None:
     before = [(data.copy(), grad.copy()) for data, grad in network.param()]
     getattr(network, method)(lr=0.5)
     for (old, grad), (new, _) in zip(before, network.param(), strict=True):
-        np.testing.assert_allclose(new, old - 0.5 * grad, rtol=1e-6)
+        assert_allclose(new, old - 0.5 * grad, rtol=1e-6)
     getattr(network, method)([old for old, _ in before])
     assert all(np.array_equal(old, new) for (old, _), (new, _) in zip(before, network.param(), strict=True))
 
@@ -255,7 +256,11 @@ def test_a_parameter_knows_its_shape_and_reads_as_an_array() -> None:
     parameter = nc.Parameter(images(4, 3))
     assert (parameter.shape, parameter.ndim, parameter.size, len(parameter)) == ((4, 3), 2, 12, 4)
     assert parameter.dtype == np.float32 and not parameter.grad.any()
-    assert np.array_equal(np.asarray(parameter), parameter.data)
+    if nc.backend().name == "numpy":
+        assert np.array_equal(np.asarray(parameter), parameter.data)
+    else:  # as CuPy's arrays
+        with pytest.raises(TypeError, match="Implicit conversion to a NumPy array is not allowed"):
+            np.asarray(parameter)
     assert repr(parameter).startswith("Parameter(4, 3) float32\narray(")
 
 
@@ -267,7 +272,7 @@ def test_float64_input_on_float32_parameters_gives_float64() -> None:
     grad = network.backward(np.ones_like(y))
     assert y.dtype == grad.dtype == np.float64
     assert all(data.dtype == g.dtype == np.float32 for data, g in network.param())
-    np.testing.assert_allclose(y, net()(x.astype("float32")), rtol=1e-4, atol=1e-5)
+    assert_allclose(y, net()(x.astype("float32")), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

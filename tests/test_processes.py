@@ -336,11 +336,6 @@ def test_a_handler_of_the_caller_does_not_keep_processes_alive() -> None:
     assert subprocess.run([sys.executable, "-c", program], timeout=20, check=True).returncode == 0
 
 
-def test_a_replica_is_no_network_for_a_model() -> None:
-    with pytest.raises(ValueError, match="network is a replica"):
-        nc.Model(nc.networks.strided(4).replica())
-
-
 def test_a_copy_of_a_model_makes_processes_of_its_own() -> None:
     model, rng = small(), np.random.default_rng(0)
     for _ in range(4):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import on_device, on_host
 
 import npconv as nc
 from npconv import networks
@@ -142,7 +143,8 @@ def products(layer: Any, shape: tuple[int, ...]) -> int:
     if isinstance(layer, nc.ConvTranspose2d):
         places = shape[0] * shape[2] * shape[3]
     else:
-        places = sum(1 for _ in itertools.product(*(range(n) for n in (layer(np.zeros(shape, "float32"))[:, 0].shape))))
+        output = layer(on_device(np.zeros(shape, "float32")))
+        places = sum(1 for _ in itertools.product(*(range(n) for n in (output[:, 0].shape))))
     taps = layer.geometry.kernel[0] * layer.geometry.kernel[1]
     return (
         places
@@ -232,9 +234,9 @@ def test_a_module_that_is_not_called_says_so() -> None:
 def test_looking_changes_nothing() -> None:
     network = branched()
     network[2][1][1].rng = own = np.random.default_rng(1)
-    y = network(np.ones((2, 3, 8, 8), "float32"))
+    y = network(on_device(np.ones((2, 3, 8, 8), "float32")))
     network[1].eval()
-    before, modes = network.state_dict(), [module.training for module in network.modules()]
+    before, modes = on_host(network.state_dict()), [module.training for module in network.modules()]
     nc.manual_seed(5)
     default = generator_or_default()
     states = [(rng.bit_generator.state, rng.bit_generator.seed_seq.n_children_spawned) for rng in (own, default)]
@@ -243,7 +245,7 @@ def test_looking_changes_nothing() -> None:
         (rng.bit_generator.state, rng.bit_generator.seed_seq.n_children_spawned) for rng in (own, default)
     ]
     assert modes == [module.training for module in network.modules()]
-    assert all(np.array_equal(before[name], value) for name, value in network.state_dict().items())
+    assert all(np.array_equal(before[name], value) for name, value in on_host(network.state_dict()).items())
     assert network.backward(y).shape == (2, 3, 8, 8)  # what its forward kept is still there
     assert not any("forward" in vars(module) for module in network.modules())
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 from comparison import Results, assert_close
+from devices import FromHost, on_device, on_host
 from layer_cases import LAYER_CASES, LayerCase, both
 
 import npconv as nc
@@ -43,22 +45,23 @@ def test_the_memory_order_of_input_and_gradient_does_not_matter(
     case = next(c for c in LAYER_CASES if c.layer == layer and len(c.shape) == 4 and c.stored)
     module = getattr(nc, layer)(**case.arguments).double()
     x = rng.standard_normal((2, *case.shape[1:]))
-    y = module(x)
+    y = module(on_device(x))
     grad = rng.standard_normal(y.shape)
-    x_grad = module.backward(grad)
-    assert np.allclose(module(laid_out(x, memory)), y, rtol=1e-12, atol=1e-12)
-    assert np.allclose(module.backward(laid_out(grad, memory)), x_grad, rtol=1e-12, atol=1e-12)
+    x_grad = module.backward(on_device(grad))
+    assert np.allclose(module(laid_out(on_device(x), memory)), y, rtol=1e-12, atol=1e-12)
+    assert np.allclose(module.backward(laid_out(on_device(grad), memory)), x_grad, rtol=1e-12, atol=1e-12)
 
 
-def laid_out(x: np.ndarray, memory: str) -> np.ndarray:
+def laid_out(x: Any, memory: str) -> Any:
     """x, the same numbers, with other strides."""
+    contiguous = nc.backend().xp.ascontiguousarray
     if memory == "channels last":
-        return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        return contiguous(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     if memory == "every other pixel":
-        return np.repeat(np.repeat(x, 2, axis=2), 2, axis=3)[:, :, ::2, ::2]
+        return on_device(on_host(x).repeat(2, axis=2).repeat(2, axis=3))[:, :, ::2, ::2]
     if memory == "reversed":
-        return np.ascontiguousarray(x[:, :, ::-1, ::-1])[:, :, ::-1, ::-1]
-    return np.ascontiguousarray(x)
+        return contiguous(x[:, :, ::-1, ::-1])[:, :, ::-1, ::-1]
+    return contiguous(x)
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, (2, 5)])
@@ -81,9 +84,9 @@ def test_upsampling_has_the_shape_of_a_transposed_convolution(
             expected = (1, 1, 0, 0)
         if min(expected[2:]) < 1:
             with pytest.raises(ValueError, match="the output of this transposed convolution would be"):
-                nc.Upsampling(1, 1, kernel, **options)(x.numpy())
+                nc.Upsampling(1, 1, kernel, **options)(on_device(x.numpy()))
             continue
-        assert nc.Upsampling(1, 1, kernel, **options)(x.numpy()).shape == tuple(expected)
+        assert nc.Upsampling(1, 1, kernel, **options)(on_device(x.numpy())).shape == tuple(expected)
         shapes += 1
     assert shapes > 5
 
@@ -93,14 +96,14 @@ def test_fractional_scales_pick_pytorchs_pixels_at_every_size(scale: float) -> N
     """One row of pixels 0, 1, 2, ...: the output says which of them each output pixel copies."""
     for width in range(4, 120, 5):
         x = np.arange(width, dtype="float32").reshape(1, 1, 1, width)
-        ours = nc.UpsamplingNearest2d(scale_factor=(1.0, scale))(x)
+        ours = FromHost(nc.UpsamplingNearest2d(scale_factor=(1.0, scale)))(x)
         if ours.shape[3] in (width, 2 * width) and ours.shape[3] > 120:
             # A scale of 1.01 or 2.01 that gives exactly one or two times the width: PyTorch takes it for 1 or 2, as
             # we do, in the kernel it has for small outputs, and not in the one for large outputs.
             continue
         theirs = torch.nn.functional.interpolate(torch.from_numpy(x), scale_factor=(1.0, scale), mode="nearest")
         assert np.array_equal(ours, theirs.numpy())
-        sized = nc.UpsamplingNearest2d(size=ours.shape[2:])(x)
+        sized = FromHost(nc.UpsamplingNearest2d(size=ours.shape[2:]))(x)
         expected = torch.nn.functional.interpolate(torch.from_numpy(x), size=ours.shape[2:], mode="nearest")
         assert np.array_equal(sized, expected.numpy())
 
@@ -117,5 +120,5 @@ def test_initial_weights_have_pytorchs_bounds() -> None:
     for ours, theirs in pairs:
         largest = float(np.abs(ours.weight.data).max())
         assert largest == pytest.approx(float(theirs.weight.detach().abs().max()), rel=0.01)
-        assert 0.5 * largest < np.abs(ours.bias.data).max() <= 1.01 * largest
+        assert 0.5 * largest < float(np.abs(ours.bias.data).max()) <= 1.01 * largest
         assert abs(float(ours.weight.data.mean())) < 0.03 * largest

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from comparison import assert_close
+from devices import on_device, on_host
 from training_cases import (
     LOSS_CASES,
     OPTIMIZER_CASES,
@@ -93,10 +94,10 @@ def test_parameter_groups_have_their_own_options() -> None:
         torch.optim.SGD([{"params": [p], **g} for p, g in zip(theirs, groups, strict=True)], lr=0.1, momentum=0.9),
     )
     for i, part in enumerate((grad[:3], grad[3:])):
-        ours[i].grad[...] = part
+        ours[i].grad[...] = on_device(part)
         theirs[i].grad = torch.from_numpy(part.copy())
     for _ in range(3):
         for optimizer in optimizers:
             optimizer.step()
     for a, b in zip(ours, theirs, strict=True):
-        assert np.allclose(a.data, b.detach().numpy(), rtol=1e-12, atol=0)
+        assert np.allclose(on_host(a.data), b.detach().numpy(), rtol=1e-12, atol=0)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from devices import on_device, on_host
 
 import npconv as nc
+from npconv.backends import Array
 from npconv.data import ArrayPairs
 
 
@@ -15,8 +17,8 @@ def net(*more: nc.Module) -> nc.Sequential:
     return nc.Sequential(nc.Conv2d(3, 4, 3, padding=1), *more, nc.Conv2d(4, 3, 3, padding=1))
 
 
-def batch(rng: np.random.Generator, dtype: str = "float32") -> tuple[np.ndarray, np.ndarray]:
-    return rng.random((6, 3, 8, 8)).astype(dtype), rng.random((6, 3, 8, 8)).astype(dtype)
+def batch(rng: np.random.Generator, dtype: str = "float32") -> tuple[Array, Array]:
+    return on_device(tuple(rng.random((6, 3, 8, 8)).astype(dtype) for _ in range(2)))
 
 
 def photos(rng: np.random.Generator, count: int = 12, size: int = 8) -> np.ndarray:
@@ -41,9 +43,9 @@ def test_a_new_network_needs_its_own_optimizer(rng):
     with pytest.raises(ValueError, match="the network's parameters only"):
         model.train_batch(x, t)
     model.optimizer = nc.SGD(model.network.parameters(), lr=0.1)
-    before = model.network[0].weight.data.copy()
+    before = on_host(model.network[0].weight.data.copy())
     model.train_batch(x, t)
-    assert not np.array_equal(before, model.network[0].weight.data)
+    assert not np.array_equal(before, on_host(model.network[0].weight.data))
 
 
 def test_a_replaced_layer_is_not_trained_in_silence(rng):
@@ -61,10 +63,10 @@ def test_running_statistics_go_on_after_a_change_of_dtype_or_of_the_array(rng):
     model.train_batch(x, t)
     model.network.double()
     norm = model.network[1]
-    before = norm.running_mean.copy()
+    before = on_host(norm.running_mean.copy())
     model.train_batch(x.astype("float64"), t.astype("float64"))
-    assert not np.array_equal(before, norm.running_mean)
-    norm.running_mean = np.zeros(4)
+    assert not np.array_equal(before, on_host(norm.running_mean))
+    norm.running_mean = on_device(np.zeros(4))
     model.train_batch(x.astype("float64"), t.astype("float64"))
     assert norm.running_mean.any()
     assert all(parameter.grad.dtype == np.float64 for parameter in model.network.parameters())
@@ -236,21 +238,21 @@ def test_shared_parameters_are_stored_without_an_architecture(tmp_path: Path):
     other = nc.Sequential(nc.Conv2d(3, 3, 1), nc.Conv2d(3, 3, 1))
     other[1].weight = other[0].weight
     nc.load_into(other, tmp_path / "n.h5")
-    assert np.array_equal(other[1].weight.data, network[0].weight.data)
+    assert np.array_equal(on_host(other[1].weight.data), on_host(network[0].weight.data))
 
 
 # ---- gradients that are not finite ----
 def test_infinite_gradients_stop_where_the_derivative_is_zero():
     relu = nc.ReLU()
-    relu.forward(np.array([-1.0, 1.0], "float32"))
-    assert relu.backward(np.array([np.inf, 1.0], "float32")).tolist() == [0.0, 1.0]
+    relu.forward(nc.asarray([-1.0, 1.0], "float32"))
+    assert relu.backward(nc.asarray([np.inf, 1.0], "float32")).tolist() == [0.0, 1.0]
     pool = nc.MaxPool2d(2)
-    pool.forward(np.array([[[1.0, 2.0], [0.0, 0.0]]], "float32"))
-    assert pool.backward(np.full((1, 1, 1), np.inf, "float32")).tolist() == [[[0.0, np.inf], [0.0, 0.0]]]
+    pool.forward(nc.asarray([[[1.0, 2.0], [0.0, 0.0]]], "float32"))
+    assert pool.backward(nc.asarray([[[np.inf]]], "float32")).tolist() == [[[0.0, np.inf], [0.0, 0.0]]]
 
 
 def test_a_parameter_is_a_copy_of_floats():
-    values = np.ones(3, "float32")
+    values = on_device(np.ones(3, "float32"))
     parameter = nc.Parameter(values)
     parameter.data[...] = 2
     assert values.tolist() == [1, 1, 1]

@@ -18,6 +18,8 @@ from npconv.backends import ConvGeometry
 from npconv.backends.cpu import memory, prepared, unfold
 from npconv.backends.cpu.winograd import Winograd
 
+pytestmark = pytest.mark.cpu
+
 BOUNDS = {"float32": 5e-5, "float64": 1e-12}
 FAST = ("unfold", "winograd2", "winograd4", "thin")
 Shape = tuple[int, int, int, int]

@@ -14,6 +14,8 @@ from npconv.backends import ConvGeometry
 from npconv.backends.cpu import choice, conv, frame, unfold
 from npconv.backends.cpu.winograd import TILE_BYTES, Winograd
 
+pytestmark = pytest.mark.cpu
+
 FAST = ("unfold", "winograd2", "winograd4", "thin")
 GEOMETRIES = {
     "3x3": ConvGeometry.parse(3, 1, 1),

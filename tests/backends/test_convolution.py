@@ -1,42 +1,27 @@
-"""Convolutions of both algorithms: against loops, against each other as adjoints, and fast against reference.
+"""Convolutions of all algorithms: against loops, against each other as adjoints, and fast against reference.
 
 `im2col` is the reference, `auto` chooses; where a forced algorithm does not apply, `unfold` computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import draws
 import naive
 import numpy as np
 import pytest
+from convolutions import ALGORITHMS, using
+from devices import on_device
 from hypothesis import given
 from hypothesis import strategies as st
 
 import npconv as nc
 from npconv.backends import ConvGeometry
-from npconv.backends.cpu import fold, phases, thin, unfold, winograd
-from npconv.backends.cpu.choice import ALGORITHMS
 
 Window = tuple[ConvGeometry, tuple[int, int, int, int]]
 Transposed = tuple[ConvGeometry, tuple[int, int, int, int], tuple[int, int]]
 BOUNDS = {"float32": 5e-5, "float64": 1e-12}
-
-
-@contextmanager
-def using(algorithm: str, block_bytes: int | None = None) -> Iterator[Any]:
-    """The backend with this algorithm, its blocks made so small that there are several."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nc.backend(), "algorithm", algorithm)
-        if block_bytes is not None:
-            for module in (fold, phases, unfold):
-                patch.setattr(module, "BLOCK_BYTES", block_bytes)
-            patch.setattr(thin, "PLANE_BYTES", block_bytes)
-            patch.setattr(winograd, "TILE_BYTES", block_bytes)
-        yield nc.backend()
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -208,7 +193,8 @@ def test_a_result_is_not_overwritten_by_the_next_call(rng: np.random.Generator) 
     """Scratch memory is reused; what a caller got is not."""
     geometry = ConvGeometry.parse(3, 1, 1)
     first, second = (_arrays(rng, (2, 3, 9, 8), (4, 3, 3, 3), 0, geometry) for _ in range(2))
-    with using("auto") as ops:
+    ops, first, second = nc.backend(), on_device(first), on_device(second)
+    with using("auto"):
         kept = _conv2d(ops, *first, geometry)
         kept += _conv_transpose2d(ops, first[3], first[1], None, first[0], geometry)
         copies = [a.copy() for a in kept]
@@ -222,7 +208,7 @@ def test_the_fast_algorithms_are_in_use(monkeypatch: pytest.MonkeyPatch, rng: np
     called: list[str] = []
     original = type(nc.backend()).im2col
     monkeypatch.setattr(type(nc.backend()), "im2col", lambda *args: called.append("im2col") or original(*args))
-    x, layer = draws.random(rng, 2, 3, 9, 8), nc.Conv2d(3, 4, 3, dtype="float64")
+    x, layer = on_device(draws.random(rng, 2, 3, 9, 8)), nc.Conv2d(3, 4, 3, dtype="float64")
     with using("auto"):
         layer.backward(layer(x))
     assert called == []

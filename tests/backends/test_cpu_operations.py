@@ -16,6 +16,8 @@ from npconv.backends import ConvGeometry
 from npconv.backends.cpu import elementwise, normalization
 from npconv.backends.reference import Reference
 
+pytestmark = pytest.mark.cpu
+
 Order = Callable[[np.ndarray], np.ndarray]
 
 ORDERS: dict[str, Order] = {

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from npconv.backends import ConvGeometry
 from npconv.backends.cpu import depthwise
 
+pytestmark = pytest.mark.cpu
+
 Window = tuple[ConvGeometry, tuple[int, int, int, int]]
 BOUNDS = {"float32": 5e-5, "float64": 1e-12}
 

@@ -15,6 +15,8 @@ import npconv as nc
 from npconv.backends import ConvGeometry
 from npconv.backends.cpu import differences
 
+pytestmark = pytest.mark.cpu
+
 BOUNDS = {"float32": 5e-5, "float64": 1e-12}
 GEOMETRY = ConvGeometry.parse(3, 1, 1, 1)
 Shape = tuple[int, int, int, int]

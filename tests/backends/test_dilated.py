@@ -16,6 +16,8 @@ import npconv as nc
 from npconv.backends import ConvGeometry
 from npconv.backends.cpu import choice, dilated, grouped, unfold, winograd
 
+pytestmark = pytest.mark.cpu
+
 BOUNDS = {"float32": 5e-5, "float64": 1e-12}
 WINOGRAD = ("winograd2", "winograd4")
 FAST = ("unfold", *WINOGRAD, "thin")

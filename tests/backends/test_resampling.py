@@ -8,6 +8,7 @@ from fractions import Fraction
 import draws
 import numpy as np
 import pytest
+from devices import FromHost
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ def test_each_output_pixel_is_the_nearest_input_pixel(
     if min(size) < 1:
         return
     x = draws.random(np.random.default_rng(seed), *shape)
-    y = nc.UpsamplingNearest2d(scale_factor=(down, across))(x)
+    y = FromHost(nc.UpsamplingNearest2d(scale_factor=(down, across)))(x)
     assert y.shape == (*shape[:2], *size)
     rows, columns = (sources(*sizes) for sizes in zip(shape[2:], size, (down, across), strict=True))
     for i, row in enumerate(rows):
@@ -45,7 +46,7 @@ def test_backward_is_the_adjoint(shape: tuple[int, int, int, int], down: float, 
     if min(math.floor(shape[2] * down), math.floor(shape[3] * across)) < 1:
         return
     rng = np.random.default_rng(seed)
-    x, layer = draws.random(rng, *shape), nc.UpsamplingNearest2d(scale_factor=(down, across))
+    x, layer = draws.random(rng, *shape), FromHost(nc.UpsamplingNearest2d(scale_factor=(down, across)))
     y = layer(x)
     grad = draws.random(rng, *y.shape)
     draws.assert_adjoint(draws.inner(y, grad), draws.inner(x, layer.backward(grad)), y.size)
@@ -54,7 +55,7 @@ def test_backward_is_the_adjoint(shape: tuple[int, int, int, int], down: float, 
 @given(shapes, st.integers(1, 5), st.integers(1, 5), draws.seeds)
 def test_whole_scales_repeat_pixels(shape: tuple[int, int, int, int], down: int, across: int, seed: int) -> None:
     x = draws.random(np.random.default_rng(seed), *shape)
-    y = nc.UpsamplingNearest2d(scale_factor=(down, across))(x)
+    y = FromHost(nc.UpsamplingNearest2d(scale_factor=(down, across)))(x)
     assert np.array_equal(y, x.repeat(down, axis=2).repeat(across, axis=3))
 
 
@@ -64,13 +65,13 @@ def test_pixel_shuffle_moves_channels_into_pixels(shape: tuple[int, int, int, in
     n, c, h, w = shape
     rng = np.random.default_rng(seed)
     x = draws.random(rng, n, c * r * r, h, w)
-    y = nc.PixelShuffle(r)(x)
+    y = FromHost(nc.PixelShuffle(r))(x)
     assert y.shape == (n, c, h * r, w * r)
     for channel, a, b in np.ndindex(c, r, r):
         assert np.array_equal(y[:, channel, a::r, b::r], x[:, channel * r * r + a * r + b])
-    assert np.array_equal(nc.PixelUnshuffle(r)(y), x)
+    assert np.array_equal(FromHost(nc.PixelUnshuffle(r))(y), x)
     grad = draws.random(rng, *y.shape)
-    layer = nc.PixelShuffle(r)
+    layer = FromHost(nc.PixelShuffle(r))
     layer(x)
     draws.assert_adjoint(draws.inner(y, grad), draws.inner(x, layer.backward(grad)), y.size)
 
@@ -78,7 +79,7 @@ def test_pixel_shuffle_moves_channels_into_pixels(shape: tuple[int, int, int, in
 @pytest.mark.parametrize("size", [(7, 9), 4, (1, 1), (3, 10)])
 def test_size_picks_floor_of_i_times_in_over_out(size: int | tuple[int, int], rng: np.random.Generator) -> None:
     x = draws.random(rng, 1, 2, 5, 6)
-    y = nc.UpsamplingNearest2d(size=size)(x)
+    y = FromHost(nc.UpsamplingNearest2d(size=size))(x)
     height, width = size if isinstance(size, tuple) else (size, size)
     rows, columns = [i * 5 // height for i in range(height)], [j * 6 // width for j in range(width)]
     assert np.array_equal(y, x[:, :, rows][:, :, :, columns])

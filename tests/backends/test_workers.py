@@ -15,6 +15,8 @@ import npconv as nc
 from npconv.backends.cpu.workers import WorkerPool
 from npconv.training import share_sizes
 
+pytestmark = pytest.mark.cpu
+
 
 def test_results_come_in_the_order_of_the_tasks() -> None:
     gate = threading.Event()

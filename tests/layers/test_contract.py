@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from devices import on_device
 
 import npconv as nc
 from npconv import layers, networks
@@ -109,9 +110,9 @@ def test_the_gradient_of_each_worker_is_its_own(
     """Two replicas go forward in turns, then backward in turns: nothing that one keeps reaches the other."""
     module = make().double()
     first, second = module.replica(), module.replica()
-    x, z = rng.standard_normal(shape), rng.standard_normal(shape)
+    x, z = on_device((rng.standard_normal(shape), rng.standard_normal(shape)))
     alone = module.replica()
-    grad = rng.standard_normal(alone(x).shape)
+    grad = on_device(rng.standard_normal(alone(x).shape))
     alone(x)
     expected = alone.backward(grad)
     first(x)

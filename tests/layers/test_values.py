@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import FromHost, on_device, on_host
 
 import npconv as nc
 
 
 def image(*rows: list[float]) -> Any:
-    return np.array([[rows]], dtype="float64")
+    return on_device(np.array([[rows]], dtype="float64"))
 
 
 def test_a_convolution_by_hand() -> None:
@@ -39,12 +40,12 @@ def test_upsampling_by_hand() -> None:
 
 def test_the_derivative_of_relu_at_0_is_0() -> None:
     layer = nc.ReLU()
-    assert layer(np.array([-1.0, 0.0, 2.0])).tolist() == [0, 0, 2]
-    assert layer.backward(np.ones(3)).tolist() == [0, 0, 1]
+    assert layer(on_device(np.array([-1.0, 0.0, 2.0]))).tolist() == [0, 0, 2]
+    assert layer.backward(on_device(np.ones(3))).tolist() == [0, 0, 1]
 
 
 def test_the_gradient_of_mse_is_twice_the_difference_over_all_elements() -> None:
-    loss = nc.MSE()
+    loss = FromHost(nc.MSE())
     assert loss(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[0.0, 2.0], [3.0, 6.0]])) == (1 + 4) / 4
     assert loss.backward().tolist() == [[0.5, 0], [0, -1]]
 
@@ -56,7 +57,7 @@ def test_batch_normalization_by_hand() -> None:
     assert layer(image([-1, 1])).tolist() == [[[[2, 8]]]]
     assert layer.running_mean.tolist() == [0] and layer.running_var.tolist() == [0.5 * 1 + 0.5 * 2]
     layer.eval()
-    assert np.allclose(layer(image([0, np.sqrt(1.5)])), [[[[5, 8]]]], rtol=1e-14)
+    assert np.allclose(on_host(layer(image([0, np.sqrt(1.5)]))), [[[[5, 8]]]], rtol=1e-14)
 
 
 def test_pooling_by_hand() -> None:
@@ -70,7 +71,7 @@ def test_pooling_by_hand() -> None:
 @pytest.mark.parametrize("layer", [nc.Conv2d(2, 3, 3), nc.ConvTranspose2d(2, 3, 3), nc.Linear(6, 3)])
 def test_float64_input_with_float32_weights_is_computed_in_float64(layer: Any, rng: np.random.Generator) -> None:
     """The weights lose nothing; float32 input with float64 weights would, and is an error."""
-    x = rng.standard_normal((2, 5, 6))
+    x = on_device(rng.standard_normal((2, 5, 6)))
     y = layer(x)
     assert y.dtype == "float64"
     expected = layer.double()(x)
@@ -85,8 +86,8 @@ def test_the_first_layer_may_leave_its_input_gradient_out(upsampling: str, rng: 
     network = nc.networks.strided(4, upsampling=upsampling, dtype="float64")
     short = network.replica()
     short.skip_input_gradient()
-    x = rng.standard_normal((2, 3, 8, 8))
-    grad = rng.standard_normal(network(x).shape)
+    x = on_device(rng.standard_normal((2, 3, 8, 8)))
+    grad = on_device(rng.standard_normal(network(x).shape))
     short(x)
     assert network.backward(grad) is not None
     assert short.backward(grad) is None

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from devices import on_host
 
 Results = dict[str, np.ndarray]
 
@@ -24,7 +25,7 @@ def uniform(shape: Sequence[int], label: str) -> np.ndarray:
 
 def relative_difference(ours: Any, theirs: Any) -> float:
     """max |ours - theirs| / max |theirs|; infinite where shapes or NaNs differ, 0 for empty arrays."""
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    ours, theirs = np.asarray(on_host(ours)), np.asarray(on_host(theirs))
     if ours.shape != theirs.shape or not np.array_equal(np.isnan(ours), np.isnan(theirs)):
         return math.inf
     there = ~np.isnan(theirs)

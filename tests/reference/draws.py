@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from devices import on_host
 from hypothesis import strategies as st
 
 from npconv.backends import ConvGeometry
@@ -57,15 +58,16 @@ def random(rng: np.random.Generator, *shape: int, dtype: str = "float64") -> np.
     return rng.standard_normal(shape).astype(dtype)
 
 
-def inner(a: np.ndarray, b: np.ndarray) -> float:
+def inner(a: Any, b: Any) -> float:
     """<a, b>: the sum over all elements of their product."""
+    a, b = on_host(a), on_host(b)
     assert a.shape == b.shape
     return float((a.astype("float64") * b.astype("float64")).sum())
 
 
 def error(value: Any, exact: Any) -> float:
     """The largest error, relative to the largest exact value."""
-    value, exact = np.asarray(value, "float64"), np.asarray(exact, "float64")
+    value, exact = np.asarray(on_host(value), "float64"), np.asarray(on_host(exact), "float64")
     assert value.shape == exact.shape
     if value.size == 0:
         return 0.0

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from comparison import Results, uniform
+from devices import on_device, on_host
 
 import npconv as nc
 
@@ -73,12 +74,12 @@ class LayerCase:
             {key: self.state(key, value.shape).astype(dtype) for key, value in values.items()}, strict=False
         )
         for x in self.inputs():
-            y = layer(x.astype(dtype))
-        x_grad = layer.backward(self.upstream(y.shape).astype(dtype))
+            y = layer(on_device(x.astype(dtype)))
+        x_grad = layer.backward(on_device(self.upstream(y.shape).astype(dtype)))
         results = {"output": y, "input": x_grad}
         results.update({key: parameter.grad for key, parameter in layer.named_parameters()})
         results.update({key: value for key, value in layer.state_dict().items() if key in STATE})
-        return results
+        return on_host(results)
 
     def theirs(self, torch: Any, dtype: str) -> Results:
         # PyTorch warns that padding="same" with an even kernel copies the input: so it does.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from comparison import Results, uniform
+from devices import on_device, on_host
 
 import npconv as nc
 
@@ -38,8 +39,8 @@ class LossCase:
 
     def ours(self, dtype: str) -> Results:
         loss = getattr(nc, self.loss)(self.reduction)
-        value = loss(*self._arrays(dtype))
-        return {"value": np.asarray(value), "gradient": loss.backward()}
+        value = loss(*on_device(self._arrays(dtype)))
+        return {"value": np.asarray(value), "gradient": on_host(loss.backward())}
 
     def theirs(self, torch: Any, dtype: str) -> Results:
         prediction, target = (torch.from_numpy(a) for a in self._arrays(dtype))
@@ -75,10 +76,10 @@ class OptimizerCase:
         history: list[list[np.ndarray]] = [[], []]
         for step in range(self.steps):
             for i, parameter in enumerate(parameters):
-                parameter.grad[...] = self._gradient(i, step, dtype)
+                parameter.grad[...] = on_device(self._gradient(i, step, dtype))
             optimizer.step()
             for i, parameter in enumerate(parameters):
-                history[i].append(parameter.data.copy())
+                history[i].append(on_host(parameter.data).copy())
         return {str(i): np.stack(values) for i, values in enumerate(history)}
 
     def theirs(self, torch: Any, dtype: str) -> Results:
@@ -175,8 +176,8 @@ class TrainingCase:
         for name, parameter in network.named_parameters():
             parameter.fill(self._initial(name, parameter.shape, dtype))
         model = nc.Model(network, nc.MSE(), nc.SGD(network.parameters(), **self.options))
-        losses = [model.train_batch(*self._batch(step, dtype)) for step in range(self.steps)]
-        return {"loss": np.array(losses), **{n: p.data for n, p in network.named_parameters()}}
+        losses = [model.train_batch(*on_device(self._batch(step, dtype))) for step in range(self.steps)]
+        return on_host({"loss": np.array(losses), **{n: p.data for n, p in network.named_parameters()}})
 
     def theirs(self, torch: Any, dtype: str) -> Results:
         network = strided_twin(torch, self.channels, self.upsampling).to(getattr(torch, dtype))
