@@ -1,4 +1,4 @@
-"""Who is measured: npconv, PyTorch in two memory layouts and compiled, and the peers."""
+"""Who is measured: npconv, PyTorch in two memory layouts and compiled, and the peers; on a GPU, both with graphs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import importlib.util
 from collections.abc import Iterable
 
 from library import Library
+from with_cupy import Cupy, CupyEager
 from with_npconv import Npconv
 from with_peers import Chainer, DeZero, MyGrad
 from with_torch import Torch, TorchChannelsLast, TorchCompiled
+from with_torch_cuda import TorchCuda, TorchCudaChannelsLast, TorchCudaGraph, TorchCudaGraphChannelsLast
 
 CONTENDERS: dict[str, type[Library]] = {
     "npconv": Npconv,
@@ -18,8 +20,15 @@ CONTENDERS: dict[str, type[Library]] = {
     "chainer": Chainer,
     "dezero": DeZero,
     "mygrad": MyGrad,
+    "cupy": Cupy,
+    "cupy-eager": CupyEager,
+    "cuda": TorchCuda,
+    "cuda-channels-last": TorchCudaChannelsLast,
+    "cuda-graph": TorchCudaGraph,
+    "cuda-graph-channels-last": TorchCudaGraphChannelsLast,
 }
 LAYOUTS = ("torch", "torch-channels-last")  # the better of the two is the one to beat
+EAGER, GRAPHS = ("cuda", "cuda-channels-last"), ("cuda-graph", "cuda-graph-channels-last")  # likewise, on a GPU
 PEERS = ("chainer", "dezero", "mygrad")
 
 

@@ -11,19 +11,23 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from memory import extra_memory
 
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9  # small, so that hundreds of steps on one batch stay near where they began
+CURVE_STEPS = 100  # of the training whose losses are compared
+DEVICE_STEPS = 6  # compared on a GPU: by the last, contenders with CUDA graphs launch theirs
 Arrays = dict[str, np.ndarray]
 
 
 class Work(NamedTuple):
     """A case, ready to be run.
 
-    run: does it once, and returns the loss where there is one. results: does it once, and returns what came out.
+    run: does it once, and returns the loss where there is one, which a device may still compute. results: does it
+        once, or some steps of it, and returns what came out.
     small: the same on that many images only (a training step's).
     """
 
-    run: Callable[[], float | None]
+    run: Callable[[], Any]
     results: Callable[[], Arrays]
     small: Callable[[int], object] | None = None
 
@@ -78,6 +82,16 @@ class Library(ABC):
         """The versions that matter to its speed."""
         module = __import__(self.module)
         return {self.module: getattr(module, "__version__", "unknown version")}
+
+    def wait(self) -> None:  # noqa: B027  # the CPU has nothing under way
+        """Until nothing is under way: for a device, which computes while its caller goes on."""
+
+    def release(self) -> None:  # noqa: B027  # nor memory that another would miss
+        """Give back the memory that is kept of cases that are gone."""
+
+    def extra_memory(self, work: Callable[[], object], times: int) -> tuple[int, str]:
+        """(bytes, how they were found): how much more memory `work` takes at its peak than there was before."""
+        return extra_memory(work, times)
 
 
 def dropped(_: object) -> None:

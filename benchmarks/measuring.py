@@ -230,6 +230,9 @@ class Benchmark:
 
             plot_growth(self.grown, self.args.plot / "growth.png")
             print(f"growth: {self.args.plot / 'growth.png'}")
+        self._store()
+
+    def _store(self) -> None:
         if self.args.json:
             self.args.json.write_text(json.dumps(self.figures(), indent=1) + "\n")
             print(f"figures: {self.args.json}")

@@ -8,12 +8,15 @@ Each contender works in a process of its own, and they take turns. Before a case
 the same weights and data, and their outputs and gradients are compared: a case that disagrees is reported as wrong and
 not timed, and the exit status is 1. The last table has a line a case: npconv, PyTorch, their ratio, and the bar and the
 goal for it. Without PyTorch, npconv is timed alone.
+
+With NPCONV_BACKEND=cupy all this is on the GPU, by gpu.py: its cases, against PyTorch with CUDA.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,6 +71,11 @@ def line_up(compiled: bool) -> tuple[list[str], list[str]]:
 
 def main(arguments: Sequence[str] | None = None, command: Sequence[str] = COMMAND) -> int:
     """The exit status: 0; 1 if a case was wrong or failed; 2 for wrong arguments; 130 if interrupted."""
+    if os.environ.get("NPCONV_BACKEND") == "cupy":
+        import gpu
+
+        print("NPCONV_BACKEND=cupy: the GPU's cases, as benchmarks/gpu.py --no-tests measures them", flush=True)
+        return gpu.main(["--no-tests", *(sys.argv[1:] if arguments is None else arguments)], command)
     made = parser()
     args = made.parse_args(arguments)
     try:

@@ -84,7 +84,7 @@ def measure(crew: Crew, names: Sequence[str], case: Case, plan: Plan) -> Measure
     found = Measurement(case.name, case.bound, case.bound if case.gradient_bound is None else case.gradient_bound)
     ready = _compared(crew, names, case, found)
     if not found.wrong and names[0] in ready:
-        _timed(crew, ready, plan, found, settle=case.kind == "step")
+        _timed(crew, ready, plan, found, settle=case.kind.endswith("step"))
     crew.forget(names)
     return found
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from library import LEARNING_RATE, MOMENTUM, Arrays, Library, Work, dropped, images, named, normal, weights
+from library import CURVE_STEPS, LEARNING_RATE, MOMENTUM, Arrays, Library, Work, dropped, images, named, normal, weights
+
+CURVE_BATCHES = 8  # through which the training of `_curve` goes again and again
 
 
 class Npconv(Library):
@@ -31,7 +33,7 @@ class Npconv(Library):
         built = self._layers(layers)
         parameters = list(built.parameters())
         for parameter, values in zip(parameters, weights(p.data.shape for p in parameters), strict=True):
-            parameter.data[...] = values
+            parameter.data[...] = self.nc.asarray(values)
         return built
 
     def _layers(self, layers: list[Any]) -> Any:
@@ -46,7 +48,12 @@ class Npconv(Library):
         return getattr(self.nc, name)(*arguments, **options)
 
     def _images(self, x: np.ndarray) -> Any:
-        return self.nc.backend().images(x)
+        return self.nc.backend().images(self.nc.asarray(x))
+
+    def _named(self, output: Any, grads: Iterable[Any], **others: Any) -> Arrays:
+        """As `named`, of arrays of the active backend."""
+        there = {name: self.nc.to_numpy(value) for name, value in others.items()}
+        return named(self.nc.to_numpy(output), map(self.nc.to_numpy, grads), **there)
 
     def _forward(self, layers: list[Any], shape: Sequence[int]) -> Work:
         network, x = self.network(layers), self._images(normal(shape, 2))
@@ -55,7 +62,7 @@ class Npconv(Library):
             with self.nc.no_grad():
                 return network.forward(x)
 
-        return Work(lambda: dropped(forward()), lambda: named(forward(), []))
+        return Work(lambda: dropped(forward()), lambda: self._named(forward(), []))
 
     def _forward_backward(self, layers: list[Any], shape: Sequence[int]) -> Work:
         network, x = self.network(layers), self._images(normal(shape, 2))
@@ -68,7 +75,7 @@ class Npconv(Library):
         def results() -> Arrays:
             network.zero_grad()
             y, dx = network.forward(x), network.backward(grad)
-            return named(y, [dx, *(g for _, g in network.param())])
+            return self._named(y, [dx, *(g for _, g in network.param())])
 
         return Work(run, results)
 
@@ -79,7 +86,7 @@ class Npconv(Library):
             with self.nc.no_grad():
                 return float(loss.forward(x, target))
 
-        return Work(forward, lambda: named(forward(), []))
+        return Work(forward, lambda: self._named(forward(), []))
 
     def _loss(self, layers: list[Any], shape: Sequence[int]) -> Work:
         loss, x, target = self.nc.MSE(), self._images(normal(shape, 2)), self._images(normal(shape, 3))
@@ -88,7 +95,7 @@ class Npconv(Library):
             loss.forward(x, target)
             loss.backward()
 
-        return Work(run, lambda: named(loss.forward(x, target), [loss.backward()]))
+        return Work(run, lambda: self._named(loss.forward(x, target), [loss.backward()]))
 
     def _objective(self, layers: list[Any], shape: Sequence[int]) -> Work:
         network, loss, x = self.network(layers), self.nc.MSE(), self._images(normal(shape, 2))
@@ -102,7 +109,7 @@ class Npconv(Library):
             network.zero_grad()
             y = network.forward(x)
             value, dx = loss.forward(y, target), network.backward(loss.backward())
-            return named(y, [dx, *(g for _, g in network.param())], loss=value)
+            return self._named(y, [dx, *(g for _, g in network.param())], loss=value)
 
         return Work(run, results)
 
@@ -116,10 +123,27 @@ class Npconv(Library):
             with self.nc.no_grad():
                 y = network.forward(x)
             value = model.train_batch(x, target)
-            return named(y, (g for _, g in network.param()), loss=value)
+            return self._named(y, (g for _, g in network.param()), loss=value)
 
         return Work(lambda: model.train_batch(x, target), results, lambda n: model.train_batch(x[:n], target[:n]))
 
     def _predict(self, layers: list[Any], shape: Sequence[int]) -> Work:
         model, x = self.nc.Model(self.network(layers)), images(shape, 2) * 255
-        return Work(lambda: dropped(model.predict(x)), lambda: named(model.predict(x), []))
+        return Work(lambda: dropped(model.predict(x)), lambda: self._named(model.predict(x), []))
+
+    def _curve(self, layers: list[Any], shape: Sequence[int]) -> Work:
+        """A training from the common weights, as the reports train: the losses of its steps."""
+        rng = np.random.default_rng(4)
+        clean = self.nc.data.dead_leaves(shape[0] * CURVE_BATCHES, *shape[2:], rng).astype("float32") / 255
+        noisy = (clean + rng.normal(0, 25 / 255, clean.shape)).astype("float32")
+        batches = [
+            (self._images(noisy[i : i + shape[0]]), self._images(clean[i : i + shape[0]]))
+            for i in range(0, len(clean), shape[0])
+        ]
+
+        def train() -> list[Any]:
+            network = self.network(layers)
+            model = self.nc.Model(network, self.nc.MSE(), self.nc.SGD(network.parameters(), lr=0.5, momentum=0.9))
+            return [model._step(*batches[step % CURVE_BATCHES]) for step in range(CURVE_STEPS)]
+
+        return Work(lambda: train()[-1], lambda: {"losses": np.array([float(loss) for loss in train()])})

@@ -52,7 +52,7 @@ class Torch(Library):
         return self.torch.nn.functional.mse_loss(y, target)
 
     def _results(self, y: Any, leaves: Iterable[Any], **others: Any) -> Arrays:
-        return named(y.detach().numpy(), (leaf.grad.numpy() for leaf in leaves), **others)
+        return named(y.detach().cpu().numpy(), (leaf.grad.cpu().numpy() for leaf in leaves), **others)
 
     def _forward(self, layers: list[Any], shape: Sequence[int]) -> Work:
         network, x = self.network(layers), self._tensor(normal(shape, 2))
@@ -61,7 +61,7 @@ class Torch(Library):
             with self.torch.inference_mode():
                 return network(x)
 
-        return Work(lambda: dropped(forward()), lambda: named(forward().numpy(), []))
+        return Work(lambda: dropped(forward()), lambda: named(forward().cpu().numpy(), []))
 
     def _forward_backward(self, layers: list[Any], shape: Sequence[int]) -> Work:
         network, x = self.network(layers), self._tensor(normal(shape, 2)).requires_grad_()
@@ -147,7 +147,7 @@ class Torch(Library):
             with self.torch.inference_mode():
                 return (network(x * (1 / 255)) * 255).clamp_(0, 255)
 
-        return Work(lambda: dropped(predict()), lambda: named(predict().numpy(), []))
+        return Work(lambda: dropped(predict()), lambda: named(predict().cpu().numpy(), []))
 
 
 def _concat(torch: Any, branches: list[Any]) -> Any:

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from contenders import CONTENDERS
 from library import Library, Work
-from memory import extra_memory
 
 
 class Requests:
@@ -47,17 +46,19 @@ class Requests:
         return {}
 
     def time(self, steps: int, warm: int) -> dict[str, Any]:
-        """Seconds for one run: the mean of `steps`, after `warm` that are not timed."""
-        run = self._ready().run
+        """Seconds for one run: the mean of `steps`, after `warm` that are not timed. Waits only before and after."""
+        run, wait = self._ready().run, self._started().wait
         for _ in range(warm):
             run()
-        loss: float | None = None
+        loss: Any = None
+        wait()
         started = time.perf_counter()
         for _ in range(steps):
             loss = run()
+        wait()
         seconds = (time.perf_counter() - started) / steps
         if loss is not None and not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} after the timed steps")
+            raise FloatingPointError(f"the loss is {float(loss)} after the timed steps")
         return {"seconds": seconds}
 
     def memory(self, steps: int, warm_images: int) -> dict[str, Any]:
@@ -66,12 +67,13 @@ class Requests:
         if work.small is None:
             raise ValueError("only a training step has its memory measured")
         work.small(warm_images)
-        extra, method = extra_memory(work.run, steps)
+        extra, method = self._started().extra_memory(work.run, steps)
         return {"bytes": extra, "method": method}
 
     def forget(self) -> dict[str, Any]:
         """Drop the case, and its memory."""
         self._work = None
+        self._started().release()
         return {}
 
     def _started(self) -> Library:
