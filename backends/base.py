@@ -12,7 +12,7 @@ says so. Shapes are checked by the layers, before a backend sees them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any, TypeVar
@@ -45,6 +45,13 @@ class Backend(ABC):
     @abstractmethod
     def images(self, x: Array, dtype: Any = None) -> Array:
         """`x` (N, C, H, W) in the memory order this backend computes in; a copy only if one is needed."""
+
+    @abstractmethod
+    def constant(self, key: Hashable, make: Callable[[], Any]) -> Array:
+        """What `make()` gives, a NumPy array that `key` determines, as one of this backend: not to be changed.
+
+        A device keeps it, so that a step uploads nothing that another one had.
+        """
 
     @abstractmethod
     def describe(self) -> str:

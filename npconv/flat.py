@@ -20,13 +20,14 @@ class FlatParameters:
     """
 
     def __init__(self, parameters: list[Parameter], states: list[State]) -> None:
-        self.parameters, self._states = parameters, states
+        self.parameters, self.states = parameters, states
         self.data, data = _joined([parameter.data for parameter in parameters])
         self.grad, grads = _joined([parameter.grad for parameter in parameters])
         for parameter, values, grad in zip(parameters, data, grads, strict=True):
             parameter.share(values)
             parameter.grad = grad
         self._parts = list(zip(data, grads, strict=True))
+        self._state_parts: dict[str, list[Array]] = {}
         self.state: State = {}
         for name, value in states[0].items():
             if _is_array(value):
@@ -40,21 +41,31 @@ class FlatParameters:
         return int(self.data.size)
 
     def is_current(self) -> bool:
-        """Whether the parameters still lie here: not replaced, nor converted to another dtype."""
+        """Whether the parameters and their states still lie here: nothing replaced, converted, added or taken away."""
         pairs = zip(self.parameters, self._parts, strict=True)
-        return all(p.data is values and p.grad is grad for p, (values, grad) in pairs)
+        if not all(p.data is values and p.grad is grad for p, (values, grad) in pairs):
+            return False
+        return all(self._is_part(i, state) for i, state in enumerate(self.states))
+
+    def _is_part(self, index: int, state: State) -> bool:
+        """Whether a parameter's own state is its part of `state`."""
+        if state.keys() != self.state.keys():
+            return False
+        parts = self._state_parts
+        return all(v is parts[name][index] if name in parts else v == self.state[name] for name, v in state.items())
 
     def share_state(self) -> None:
         """Let each parameter's own state be its part of `state`, after an update has changed that."""
         for name, value in self.state.items():
             if not _is_array(value):
-                for state in self._states:
+                for state in self.states:
                     state[name] = value
-            elif name not in self._states[0]:
+            elif name not in self._state_parts:
                 self._hand_out(name, _parts(value, [parameter.data for parameter in self.parameters]))
 
     def _hand_out(self, name: str, parts: list[Array]) -> None:
-        for state, part in zip(self._states, parts, strict=True):
+        self._state_parts[name] = parts
+        for state, part in zip(self.states, parts, strict=True):
             state[name] = part
 
 

@@ -51,8 +51,8 @@ def as_pairs(train_input: Any, train_target: Any) -> Pairs:
         return train_input
     if train_target is None:
         raise ValueError("train_target must be given where train_input is an array of images")
-    inputs, targets = [to_numpy(_checked(images)) for images in (train_input, train_target)]
-    return ArrayPairs(inputs, targets)
+    inputs = to_numpy(_checked(train_input))  # no comprehension: to Python 3.11 it is a caller of its own, for warnings
+    return ArrayPairs(inputs, to_numpy(_checked(train_target)))
 
 
 def held_out_images(pairs: Pairs, validation: Any, rng: np.random.Generator) -> tuple[Pairs, Any]:

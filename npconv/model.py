@@ -173,7 +173,8 @@ class Model:
         Returns the new part of `history`. Raises ValueError or TypeError for wrong arguments, before anything is
         trained, and TrainingCollapsed if the loss is not a number or the network gives one colour for every image.
         """
-        self._check_trainable()
+        if is_written_by(Model, self, "train_batch"):
+            self._check_trainable()
         pairs = as_pairs(train_input, train_target)
         checks.integer(num_epochs, "num_epochs", 1)
         checks.integer(batch_size, "batch_size", 1)
@@ -207,6 +208,7 @@ class Model:
                     break
         finally:
             self._crew.close()
+            self._crew.forget_recordings()
         return self.history[first:]
 
     def _check_schedule(self, schedule: Any, steps: int) -> None:
@@ -240,11 +242,13 @@ class Model:
     ) -> float:
         """All pairs once; the mean loss over images."""
         batches, epoch, losses = math.ceil(len(pairs) / batch_size), len(self.history) + 1, _Losses()
-        # train_batch waits for the loss, which costs nothing on the CPU. One of someone's own is called anywhere.
+        # train_batch waits for the loss, which costs nothing on the CPU. A subclass's, or an object's own, is called
+        # anywhere.
         waits = backend().shares_batch or not is_written_by(Model, self, "train_batch")
         take_step = self.train_batch if waits else self._step
         for step, (x, target) in enumerate(pairs.batches(batch_size, rng), 1):
-            losses.add(take_step(self.as_network_input(x), self.as_network_input(target)), len(x), step == batches)
+            loss = take_step(self.as_network_input(x), self.as_network_input(target))
+            losses.add(float(loss) if waits else loss, len(x), step == batches)
             if not math.isfinite(losses.latest) or step % CHECK_EVERY == 0 or step == batches:
                 watch.check(losses.latest, f"in epoch {epoch}, after step {step} of {batches}")
             if schedule is not None:

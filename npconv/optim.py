@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from . import checks
@@ -11,6 +12,7 @@ from .backends import backend
 from .backends.base import Array
 from .flat import FlatParameters, flattened
 from .module import Parameter
+from .ownership import is_written_by
 
 Group = dict[str, Any]
 
@@ -47,12 +49,15 @@ class Optimizer(ABC):
         self.groups: list[Group] = []
         self.state: list[dict[str, Any]] = []
         self._flat: list[tuple[Any, dict[str, Any], Group]] = []
+        self._flat_parts: list[tuple[int, ...]] = []  # what these were made of; all of it is held by `_flat`
         for group in _as_groups(parameters):
             unknown = sorted(set(group) - set(options) - {"params"})
             if unknown:
                 raise ValueError(f"{type(self).__name__}: unknown option(s) {unknown}; known are {sorted(options)}")
             self.groups.append({**options, **group})
             self._check(self.groups[-1])
+        if all(getattr(type(self), name) is getattr(Optimizer, name) for name in ("_update", "_prepared")):
+            raise TypeError(f"{type(self).__name__} must define _update(parameter, state, group)")
         _check_parameters(type(self).__name__, [p for group in self.groups for p in group["params"]])
         self.state = [{} for group in self.groups for _ in group["params"]]
 
@@ -62,7 +67,7 @@ class Optimizer(ABC):
 
     def _prepared(self, parameter: Any, state: dict[str, Any], group: Group) -> Update:
         """What the next step does to one parameter; but for its arrays' values, `state` is as it will be afterwards."""
-        raise TypeError(f"{type(self).__name__} must define _update(parameter, state, group), or _prepared")
+        raise TypeError(f"{type(self).__name__} computes its updates itself: there is none to prepare")
 
     def _update(self, parameter: Any, state: dict[str, Any], group: Group) -> None:
         """One step of one parameter, in place."""
@@ -70,7 +75,7 @@ class Optimizer(ABC):
 
     def step(self) -> None:
         """Change every parameter once. Raises ValueError, before any changes, if a learning rate is not allowed."""
-        if self.repeats:
+        if is_written_by(Optimizer, self, "_update"):
             for update in self.updates():
                 update()
             return
@@ -81,8 +86,8 @@ class Optimizer(ABC):
 
     @property
     def repeats(self) -> bool:
-        """Whether a step is a list of `updates`; not if a subclass computes the update itself."""
-        return type(self)._update is Optimizer._update
+        """Whether a step is nothing but its `updates`; not if someone has written `step` or `_update` anew."""
+        return all(is_written_by(Optimizer, self, name) for name in ("step", "_update"))
 
     def updates(self) -> list[Update]:
         """What `step` would do, to be done exactly once. Raises what `step` raises."""
@@ -96,6 +101,18 @@ class Optimizer(ABC):
                 parameter.share_state()
         return prepared
 
+    @contextmanager
+    def restored_on_error(self) -> Iterator[None]:
+        """Updates that were prepared within this context have not happened if it ends with an error."""
+        before = [dict(state) for state in self.state]
+        try:
+            yield
+        except BaseException:
+            for state, values in zip(self.state, before, strict=True):
+                state.clear()
+                state.update(values)
+            raise
+
     def _one_by_one(self) -> Iterator[tuple[Any, dict[str, Any], Group]]:
         states = iter(self.state)
         return ((parameter, next(states), group) for group in self.groups for parameter in group["params"])
@@ -103,16 +120,16 @@ class Optimizer(ABC):
     def _side_by_side(self) -> list[tuple[Any, dict[str, Any], Group]]:
         """As `_one_by_one`, with the parameters that can go together as one."""
         flats = [part for part, _, _ in self._flat if isinstance(part, FlatParameters)]
-        count = sum(len(flat.parameters) for flat in flats) + len(self._flat) - len(flats)
-        if count != len(self.state) or not all(flat.is_current() for flat in flats):
-            self._flat, states = [], iter(self.state)
+        parts = [(id(group), *map(id, group["params"])) for group in self.groups] + [tuple(map(id, self.state))]
+        if parts != self._flat_parts or not all(flat.is_current() for flat in flats):
+            self._flat, self._flat_parts, states = [], parts, iter(self.state)
             for group in self.groups:
                 own = [next(states) for _ in group["params"]]
                 self._flat += [(part, state, group) for part, state in flattened(group["params"], own)]
         return self._flat
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_flat": []}  # a copy's arrays are no parts of these
+        return {**vars(self), "_flat": [], "_flat_parts": []}  # a copy's arrays are no parts of these
 
     def zero_grad(self) -> None:
         """Set all gradients to zero."""

@@ -54,7 +54,9 @@ def computes_alone(network: Module, loss: Loss) -> bool:
     parts = [*network.modules(), loss]
     if any(type(part).__module__.partition(".")[0] != "npconv" for part in parts):
         return False
-    wrapped = any(name in vars(module) for module in network.modules() for name in ("forward", "backward"))
+    wrapped = any(
+        name in vars(part) for part in parts for name in ("forward", "backward", "evaluate", "value", "gradient")
+    )
     return not wrapped and all(type(m).fork_generator is Module.fork_generator for m in network.modules())
 
 

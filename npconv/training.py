@@ -106,7 +106,8 @@ class Crew:
         self._signature: Any = None
         self._team: Team | None = None
         self._steps: float = 0
-        self._changes = 0  # of network or loss
+        self._changes = 0  # of network, loss or where the parameters' arrays are
+        self._arrays: list[Array] = []  # held, so that no other array can be in the same place
         self._alone: bool | None = None
         self._recorder: Any = None
         self._recorder_of: Any = None
@@ -117,10 +118,21 @@ class Crew:
             self._recorder, self._recorder_of = backend().step_recorder(), backend()
         compute = partial(self.gradients, network, loss)
         if self._recorder is not None and optimizer.repeats and self._computes_alone(network, loss):
-            return self._recorder.step(self._changes, compute, optimizer.updates(), x, target)
+            with optimizer.restored_on_error():
+                updates = optimizer.updates()  # may move arrays
+                return self._recorder.step(self._version(), compute, updates, x, target)
         value = compute(x, target)
         optimizer.step()
         return value
+
+    def _version(self) -> int:
+        """Another number after any change of network or loss, and when an array of a parameter is another one."""
+        arrays = [array for parameter in self._parameters for array in (parameter.data, parameter.grad)]
+        known = self._arrays
+        if len(known) != len(arrays) or any(a is not b for a, b in zip(known, arrays, strict=True)):
+            self._arrays = arrays
+            self._changes += 1
+        return self._changes
 
     def _computes_alone(self, network: Module, loss: Loss) -> bool:
         """processes.computes_alone, looked at again when something has changed."""
@@ -170,6 +182,11 @@ class Crew:
                 return None
             self._steps = 0
         return self._team if self._team.fits(x, target, shares) else None
+
+    def forget_recordings(self) -> None:
+        """Give up what a device has recorded, and its memory."""
+        self._recorder = self._recorder_of = None
+        self._arrays = []
 
     def close(self) -> None:
         """End the worker processes, if there are any."""

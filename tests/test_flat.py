@@ -128,3 +128,48 @@ def test_a_deep_copy_goes_its_own_way(flat_updates: None) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(before, values(first), strict=True))
     first.train_batch(*batches(2)[1])
     assert all(np.array_equal(a, b) for a, b in zip(values(second), values(first), strict=True))
+
+
+@pytest.mark.parametrize("edit", ["cleared", "replaced", "step"])
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_what_the_caller_does_to_the_state_is_followed(
+    name: str, edit: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, set_workers: Any
+) -> None:
+    """Momentum forgotten, a state list of one's own, another step count: the next step is that of one by one."""
+    set_workers(1)
+    monkeypatch.setattr(type(nc.backend()), "updates_flat", property(lambda self: False))
+    trained = []
+    for _ in range(2):
+        made = model(name)
+        for i, (x, t) in enumerate(batches(4)):
+            if i == 2 and edit == "cleared":
+                for state in made.optimizer.state:
+                    state.clear()
+            elif i == 2 and edit == "replaced":
+                made.optimizer.state = [dict(state) for state in made.optimizer.state]
+                made.optimizer.state[0].clear()
+            elif i == 2 and name == "adam":
+                made.optimizer.state[1]["step"] = 40
+            made.train_batch(x, t)
+        trained.append(values(made))
+        request.getfixturevalue("flat_updates")
+    assert all(np.array_equal(a, b) for a, b in zip(*trained, strict=True))
+
+
+def test_an_optimizer_says_at_once_that_it_cannot_update() -> None:
+    class Nothing(Optimizer):
+        def _check(self, group: Any) -> None:
+            """Any option will do."""
+
+    with pytest.raises(TypeError, match="Nothing must define _update"):
+        Nothing([nc.Parameter(np.zeros(2, "float32"))], {})
+
+
+def test_state_is_as_it_was_when_a_prepared_step_fails() -> None:
+    made = model("adam")
+    made.optimizer.updates()
+    before = [dict(state) for state in made.optimizer.state]
+    with pytest.raises(KeyError), made.optimizer.restored_on_error():
+        made.optimizer.updates()
+        raise KeyError
+    assert [state["step"] for state in made.optimizer.state] == [state["step"] for state in before] == [1] * len(before)

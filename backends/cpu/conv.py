@@ -134,8 +134,8 @@ class ConvOps(CpuOperations):
         y = empty((n, 2 * h, 2 * w, weight.shape[0]), x.dtype)
         with prepared.constant_weights():
             work = partial(differences.forward, pixels_last(x), weight, bias, y)
-            finite = self._over_pixels(y, differences.PRODUCTS * weight.size // 36, work, 2)
-        return y.transpose(0, 3, 1, 2) if all(finite) else None
+            are_finite = self._over_pixels(y, differences.PRODUCTS * weight.size // 36, work, 2)
+        return y.transpose(0, 3, 1, 2) if all(are_finite) else None
 
     def _doubled_backward(
         self, grad: Array, x: Array, weight: Array, input_gradient: bool
@@ -146,9 +146,10 @@ class ConvOps(CpuOperations):
             work = partial(differences.backward, x, grad, weight, x_grad)
             cost = 2 * differences.PRODUCTS * weight.size // 9 * x.shape[1] * x.shape[2]
             parts = self.split(len(x), work, _least(len(x), cost))
-        weight_grad = parts[0] if len(parts) == 1 else sum(parts[1:], parts[0])
-        if not finite(weight_grad) or (x_grad is not None and not finite(x_grad)):
-            return None
+        with np.errstate(all="ignore"):
+            weight_grad = parts[0] if len(parts) == 1 else sum(parts[1:], parts[0])
+            if not finite(weight_grad) or (x_grad is not None and not finite(x_grad)):
+                return None
         x_grad = None if x_grad is None else x_grad.transpose(0, 3, 1, 2)
         return x_grad, weight_grad.transpose(3, 2, 0, 1), self._channel_sum(grad)
 

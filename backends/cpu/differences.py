@@ -257,6 +257,8 @@ def _product(x: Array, matrix: Array, out: Array | None = None) -> Array:
 def _summed_product(x: Array, grad: Array) -> Array:
     """The sum over images and pixels of x (N, V, U, C)^T grad (N, V, U, O): (C, O)."""
     n, height, width, c = x.shape
+    if not x.flags.c_contiguous and height * width < c:
+        x = np.ascontiguousarray(x)  # or there would be a (C, O) for each image, larger than the image
     if x.flags.c_contiguous:
         return np.matmul(x.reshape(-1, c).T, grad.reshape(n * height * width, -1))
     rows = x.reshape(n, height * width, c).transpose(0, 2, 1)

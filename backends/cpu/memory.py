@@ -94,13 +94,16 @@ def release() -> None:
 def _new_block(size: int, free: dict[int, deque[mmap.mmap]]) -> mmap.mmap:
     """Whole pages, straight from the system and straight back to it: the C library would keep most of what is freed.
 
-    Private to this process, or a forked one would write into the same memory.
+    Private to this process, or a forked one would write into the same memory. Raises MemoryError.
     """
     kept = sum(length * len(blocks) for length, blocks in free.items())
     if kept + size > KEPT_BYTES:
         for blocks in free.values():
             blocks.clear()
-    return mmap.mmap(-1, size, **PRIVATE)
+    try:
+        return mmap.mmap(-1, size, **PRIVATE)
+    except OSError as error:
+        raise MemoryError(f"no memory for an array of {size:,} bytes") from error
 
 
 def empty_images(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

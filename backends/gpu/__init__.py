@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ from .windows import WindowOps
 
 Result = TypeVar("Result")
 
+TENSOR_CAPABILITY = 80  # of the first GPUs whose tensor cores take TF32
 INSTALL = "pip install 'npconv[cuda12]' or 'npconv[cuda13]' (the CUDA version that nvidia-smi shows)"
 
 
@@ -92,6 +93,25 @@ class CupyBackend(
         if graphs not in ("0", "1"):
             raise ValueError(f"NPCONV_GPU_GRAPHS (={graphs!r}) must be 0 or 1")
         self._graphs = graphs == "1"
+        self._constants: dict[Hashable, Array] = {}  # never given up: graphs know where they are
+        self._check_tf32()
+
+    def _check_tf32(self) -> None:
+        if not self.conv_settings.tf32:
+            return
+        if self.conv_settings.algorithm == "im2col":
+            raise ValueError("NPCONV_TF32 (=1) needs kernels of our own: NPCONV_GPU_CONV must not be im2col")
+        capability = self.xp.cuda.Device().compute_capability
+        if int(capability) < TENSOR_CAPABILITY:
+            raise ValueError(
+                f"NPCONV_TF32 (=1) needs a GPU of compute capability 8.0 or later, this one has "
+                f"{capability[:-1]}.{capability[-1]}"
+            )
+
+    def constant(self, key: Hashable, make: Callable[[], Any]) -> Array:
+        if key not in self._constants:
+            self._constants[key] = self.asarray(make())
+        return self._constants[key]
 
     def owns(self, x: object) -> bool:
         return isinstance(x, self.xp.ndarray)

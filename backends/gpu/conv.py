@@ -27,7 +27,7 @@ from typing import NamedTuple
 from ..base import Array
 from ..cpu.upsample import transposed_geometry
 from ..geometry import ConvGeometry, Pair
-from .conv_work import Finish, Work, channel_sums
+from .conv_work import Finish, Work
 from .direct import Depthwise, Direct
 from .grid import Grid, images
 from .implicit_gemm import ImplicitGemm
@@ -161,9 +161,7 @@ class ConvOps(Grid):
         return self._for_kernel(work).kernel_gradient(self.pixels(x), self.pixels(grad), work)
 
     def _bias_gradient(self, grad: Array) -> Array:
-        if grad.dtype.char not in "fd":
-            return super()._bias_gradient(grad)
-        return channel_sums(self, self.pixels(grad))
+        return self.channel_sum(grad)
 
     # ---- which algorithm ----
     def _takes(self, work: Work, x: Array, *others: Array | None) -> bool:
@@ -258,10 +256,9 @@ class Im2col:
         else:
             # (P, K C) @ (K C, O) -> (P, O)
             target = xp.matmul(self.grid.im2col(images(source), work.geometry), matrix).reshape(gather.shape)
-        if finish.bias is not None:
-            target += finish.bias
         names = {number: name for name, number in FUSED.items()}
-        return self.grid.pixels(self.grid._activated(images(target), names[finish.activation], finish.slope))
+        target = self.grid.bias_activation(images(target), finish.bias, names[finish.activation], finish.slope)
+        return self.grid.pixels(target)
 
     def kernel_gradient(self, x: Array, grad: Array, work: Work) -> Array:
         """dW (KH, KW, C, O)."""

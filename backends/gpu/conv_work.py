@@ -117,20 +117,6 @@ def sum_partials(grid: Grid, partials: Array) -> Array:
     return out
 
 
-def channel_sums(grid: Grid, pixels: Array) -> Array:
-    """The sum of (N, H, W, C) over its pixels: (C,)."""
-    channels = pixels.shape[3]
-    count = pixels.shape[0] * pixels.shape[1] * pixels.shape[2]
-    if count == 0:
-        return grid.xp.zeros(channels, dtype=pixels.dtype)
-    tiles = -(-channels // 32)
-    ranges, run = pixel_ranges(count, tiles, 8)
-    partials = grid.xp.empty((ranges, channels), dtype=pixels.dtype)
-    kernel = grid.launcher.kernel("partial_sums", "sum_channels", pixels.dtype)
-    kernel((tiles, ranges), (32, 8), pixels, partials, np.int64(count), np.int64(run), channels)
-    return sum_partials(grid, partials)
-
-
 def is_tensor_dtype(dtype: Any) -> bool:
     """Whether the tensor cores' TF32 stands for this type: float32 only."""
     return bool(np.dtype(dtype) == np.float32)

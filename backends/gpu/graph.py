@@ -9,11 +9,14 @@ read from device memory (see update.py), and written there when they change; wha
 pool of the recording's own. A step of another kind (another network, the smaller batch at the end of an epoch, a
 parameter that has moved) has another key, and is taken eagerly until it has come three times in a row.
 
-What cannot be recorded, because it waits for the device or uses cuBLAS, is taken eagerly for good.
+What cannot be recorded, because it waits for the device (BatchNorm2d without momentum) or uses cuBLAS (Linear, or
+NPCONV_GPU_CONV=im2col), is taken eagerly for good, which the log says. In float32 a graph's step has the bits of an
+eager one; in float64 Adam's corrections are powers taken by the device, and may differ in the last bit.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -21,6 +24,7 @@ import numpy as np
 
 from ..base import Array
 
+LOG = logging.getLogger("npconv")
 EAGER_STEPS = 3
 MOST_RECORDINGS = 4  # the oldest is given up for a fifth
 
@@ -33,10 +37,11 @@ class Slot:
         self.array = xp.asarray(np.array(values, np.float64))
 
     def set(self, values: tuple[float, ...]) -> None:
-        """Write `values` to the device, if they are not what it has."""
-        if values != self.values:
-            self.array.set(np.array(values, np.float64))
-            self.values = values
+        """Bring `values` to the device where they are not what it has: by kernels, which wait for nothing."""
+        for i, (new, old) in enumerate(zip(values, self.values, strict=True)):
+            if new != old:
+                self.array[i : i + 1].fill(new)
+        self.values = values
 
 
 class Recording:
@@ -53,10 +58,8 @@ class Recording:
     def record(self, compute: Callable[[Array, Array], Any], updates: list[Any], slots: list[Slot]) -> None:
         """Note the kernels of a step. Raises whatever a call raises that cannot be part of a graph."""
         stream = self.xp.cuda.Stream(non_blocking=True)
-        before = self.xp.cuda.get_current_stream()
         self.slots = slots
         with self.xp.cuda.using_allocator(self.pool.malloc), stream:
-            stream.wait_event(before.record())
             stream.begin_capture()
             try:
                 self.loss = compute(self.x, self.target)
@@ -84,7 +87,8 @@ class StepRecorder:
         self._signature: Hashable = None
         self._key: Hashable = None
         self._in_a_row = 0
-        self._recordings: dict[Hashable, Recording | None] = {}  # None: cannot be recorded
+        self._recordings: dict[Hashable, Recording] = {}
+        self._refused: set[Hashable] = set()  # what cannot be recorded
 
     def step(
         self, signature: Hashable, compute: Callable[[Array, Array], Any], updates: list[Any], x: Array, target: Array
@@ -96,13 +100,14 @@ class StepRecorder:
         """
         if signature != self._signature:
             self._recordings.clear()
+            self._refused.clear()
             self._signature = signature
         key = (signature, _kind(x), _kind(target), *(_fixed(update) for update in updates))
         self._in_a_row = self._in_a_row + 1 if key == self._key else 1
         self._key = key
         recording = self._recordings.get(key)
         if recording is None:
-            if self._in_a_row <= EAGER_STEPS or key in self._recordings:
+            if self._in_a_row <= EAGER_STEPS or key in self._refused:
                 return self._eager(compute, updates, x, target)
             recording = self._recorded(key, compute, updates, x, target)
             if recording is None:
@@ -119,20 +124,32 @@ class StepRecorder:
     ) -> Recording | None:
         while len(self._recordings) >= MOST_RECORDINGS:
             del self._recordings[next(iter(self._recordings))]
+        self._backend.release_memory()  # what eager steps left over; a graph's memory is its own
         recording = Recording(self._backend.xp, x, target)
-        slots = [
-            Slot(self._backend.xp, self._backend.update_options(update.operation, update.options)) for update in updates
-        ]
-        self._backend.option_slots = iter([slot.array for slot in slots])
         try:
+            self._rehearse(updates)
+            slots = self._slots(updates)
+            self._backend.option_slots = iter([slot.array for slot in slots])
             recording.record(compute, updates, slots)
-        except Exception:
-            self._recordings[key] = None
+        except Exception as error:
+            self._refused.add(key)
+            LOG.warning("a training step is launched call by call, because it cannot be one CUDA graph: %s", error)
             return None
         finally:
             self._backend.option_slots = None
         self._recordings[key] = recording
         return recording
+
+    def _slots(self, updates: list[Any]) -> list[Slot]:
+        options = [self._backend.update_options(update.operation, update.options) for update in updates]
+        return [Slot(self._backend.xp, values) for values in options]
+
+    def _rehearse(self, updates: list[Any]) -> None:
+        """Update copies as the graph will the originals: kernels are compiled and loaded before a capture begins."""
+        self._backend.option_slots = iter([slot.array for slot in self._slots(updates)])
+        for update in updates:
+            copies = [None if array is None else array.copy(order="K") for array in update.arrays]
+            getattr(self._backend, update.operation)(*copies, **update.options)
 
     @staticmethod
     def _eager(compute: Callable[[Array, Array], Any], updates: list[Any], x: Array, target: Array) -> Any:

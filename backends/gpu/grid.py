@@ -5,6 +5,7 @@ The other half is kernels/grid.cuh, which every such kernel begins with.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ class Grid(Reference):
     """What the kernels' wrappers share; the backend sets `launcher`."""
 
     launcher: Launcher
+    channel_sum: Callable[[Array], Array]  # normalization.py's
+    bias_activation: Callable[..., Array]  # activation.py's
 
     def pixels(self, x: Array) -> Array:
         """x (N, C, H, W) as a contiguous (N, H, W, C); a copy only where it is not."""

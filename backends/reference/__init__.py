@@ -5,8 +5,10 @@ A family of operations a file, each a class with forward and backward side by si
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from typing import Any
 
+from ..base import Array
 from .activation import ActivationOps
 from .conv import ConvOps
 from .dense import DenseOps
@@ -35,6 +37,9 @@ class Reference(
 
     A step is taken as it is written down, unless a backend says otherwise: the whole batch, one parameter at a time.
     """
+
+    def constant(self, key: Hashable, make: Callable[[], Any]) -> Array:
+        return self.asarray(make())
 
     @property
     def shares_batch(self) -> bool:

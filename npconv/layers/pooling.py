@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from .. import checks
 from ..backends import backend
-from ..backends.base import Array, Backend
+from ..backends.base import Array
 from ..backends.geometry import ConvGeometry, IntOrPair, Pair
 from ..layer import Layer
 
@@ -142,8 +141,10 @@ class AvgPool2d(Pooling):
         """What each window's sum is divided by: (OH, OW)."""
         out = geometry.output_size(size)
         if self.divisor_override is not None:
-            return _divisor_of(backend(), (self.divisor_override,) * out[0], (1,) * out[1])
-        return _divisor_of(backend(), *(self._counts(size[axis], out[axis], axis) for axis in (0, 1)))
+            down, across = (self.divisor_override,) * out[0], (1,) * out[1]
+        else:
+            down, across = (self._counts(size[axis], out[axis], axis) for axis in (0, 1))
+        return backend().constant(("divisor", down, across), lambda: np.outer(np.array(down), np.array(across)))
 
     def _counts(self, length: int, windows: int, axis: int) -> tuple[int, ...]:
         """How many pixels of each window count, along one axis; those that ceil_mode added never do."""
@@ -168,9 +169,3 @@ class AvgPool2d(Pooling):
         text = super().extra_repr()
         text += "" if self.count_include_pad else ", count_include_pad=False"
         return text + (f", divisor_override={self.divisor_override}" if self.divisor_override else "")
-
-
-@lru_cache(maxsize=64)
-def _divisor_of(active: Backend, down: tuple[int, ...], across: tuple[int, ...]) -> Array:
-    """The outer product, which a device keeps: a step uploads nothing that the last one had."""
-    return active.asarray(np.outer(np.array(down), np.array(across)))

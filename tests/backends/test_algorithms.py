@@ -252,3 +252,8 @@ def test_a_product_that_does_not_fit_its_target_is_copied_there(rng: np.random.G
     for y in (whole, large[..., 2:5]):
         unfold.forward(x, weight, None, geometry, y, slice(0, 2), slice(0, 5))
     assert np.array_equal(large[..., 2:5], whole) and not large[..., :2].any() and not large[..., 5:].any()
+
+
+def test_memory_that_is_not_there_is_a_memory_error() -> None:
+    with pytest.raises(MemoryError, match="no memory for an array of"):
+        memory.empty((1 << 50,), np.float32)

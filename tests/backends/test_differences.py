@@ -144,3 +144,18 @@ def test_other_enlargements_go_elsewhere(scale: Any, kernel: int, padding: int, 
     for name in ("auto", "differences"):
         assert not differences.applies(name, x, weight, scale, geometry)
     assert not differences.applies("unfold", x, np.zeros((64, 64, 3, 3)), (2, 2), GEOMETRY)
+
+
+def test_few_pixels_of_many_channels(rng: np.random.Generator) -> None:
+    given_arrays = arrays(rng, (5, 40, 2, 2), 7)
+    for a, b in zip(computed("differences", *given_arrays), computed("im2col", *given_arrays), strict=True):
+        assert draws.error(a, b) <= 1e-12
+
+
+@pytest.mark.parametrize("value", [1e20, 1e25])
+def test_an_overflow_on_the_way_is_no_warning(value: float, rng: np.random.Generator) -> None:
+    """Warnings are errors here: what the check for finite numbers overflows is nobody's concern."""
+    x, weight, bias, grad = (a.astype("float32") for a in arrays(rng, (2, 4, 3, 3), 4))
+    grad[0, 0, 0, 0] = value
+    weight *= 1e-3
+    assert np.isfinite(computed("differences", x, weight, bias, grad)[0]).all()

@@ -11,6 +11,7 @@ from standin.emulator import run_both_ways
 from npconv.backends import ConvGeometry
 from npconv.backends.gpu.activation import ActivationOps
 from npconv.backends.gpu.conv import ConvOps, Settings
+from npconv.backends.gpu.normalization import NormalizationOps
 from npconv.backends.gpu.resampling import ResamplingOps
 from npconv.backends.gpu.windows import WindowOps
 
@@ -19,7 +20,7 @@ BOUNDS = {"float32": 2e-6, "float64": 4e-15}  # of the largest expected value, f
 Arrays = tuple[Any, ...]
 
 
-class Convolutions(ConvOps, WindowOps, ResamplingOps, ActivationOps, Plain):
+class Convolutions(ConvOps, WindowOps, ResamplingOps, ActivationOps, NormalizationOps, Plain):
     """The convolutions with one algorithm."""
 
     def __init__(self, algorithm: str = "auto", tf32: bool = False) -> None:

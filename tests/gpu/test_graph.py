@@ -245,3 +245,81 @@ def test_a_wrong_setting_is_said_when_the_backend_is_made(
     monkeypatch.setenv(variable, value)
     with pytest.raises(ValueError, match=f"{variable} .*{value}.* must be"):
         CupyBackend()
+
+
+def test_two_models_may_share_a_network(on_standin: ModuleType) -> None:
+    """The optimizer of one moves parameters that the other's graph knows under their old address."""
+    pair, eager = ([model("nearest") for _ in range(2)] for _ in range(2))
+    for made in (pair, eager):
+        made[1].network = made[0].network
+        parameters = list(made[0].network.parameters())
+        made[0].optimizer = nc.SGD(parameters[:3], lr=0.1)
+        made[1].optimizer = nc.SGD(parameters[3:], lr=0.1)
+    for made in eager:
+        eagerly(made)
+    for i, (x, t) in enumerate(batches(14)):
+        which = 1 if i in (6, 12) else 0
+        assert pair[which].train_batch(x, t) == eager[which].train_batch(x, t)
+    assert launched()
+    assert all(np.array_equal(a, b) for a, b in zip(values(pair[0]), values(eager[0]), strict=True))
+
+
+def test_a_new_learning_rate_is_no_transfer(on_standin: ModuleType) -> None:
+    made = model(optimizer="adam")
+    for x, t in batches(graph.EAGER_STEPS + 1):
+        made._step(x, t)
+    ready = batches(2)
+    standin.reset()
+    for i, (x, t) in enumerate(ready):
+        made.optimizer.lr = 0.1 / (i + 1)
+        made._step(x, t)
+    counted = standin.counts()
+    assert (counted.to_device, counted.to_host, counted.synchronisations) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+def test_a_batch_that_does_not_fit_is_no_step(optimizer: str, on_standin: ModuleType) -> None:
+    made, other = model(optimizer=optimizer), model(optimizer=optimizer)
+    wrong = tuple(nc.backend().images(nc.asarray(np.zeros((2, 4, 8, 8), "float32"))) for _ in range(2))
+    for i, (x, t) in enumerate(batches(6)):
+        if i in (0, 1, 5):
+            with pytest.raises(ValueError, match="channels"):
+                made.train_batch(*wrong)
+        assert made.train_batch(x, t) == other.train_batch(x, t)
+    assert all(np.array_equal(a, b) for a, b in zip(values(made), values(other), strict=True))
+
+
+def test_a_step_of_ones_own_is_called(on_standin: ModuleType) -> None:
+    class Clipped(nc.SGD):
+        calls = 0
+
+        def step(self) -> None:
+            self.calls += 1
+            super().step()
+
+    made = model()
+    made.optimizer = Clipped(made.network.parameters(), lr=0.1)
+    for x, t in batches(6):
+        made.train_batch(x, t)
+    assert made.optimizer.calls == 6 and launched() == 0
+
+
+def test_recordings_end_with_the_training(on_standin: ModuleType) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (24, 3, 8, 8), dtype=np.uint8)
+    made = model()
+    made.train(images, images, 1, batch_size=4, seed=0)
+    assert launched() == 3 and made._crew._recorder is None
+
+
+def test_tf32_is_refused_where_it_would_be_ignored(on_standin: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from npconv.backends.gpu import CupyBackend
+
+    monkeypatch.setenv("NPCONV_TF32", "1")
+    CupyBackend()
+    monkeypatch.setenv("NPCONV_GPU_CONV", "im2col")
+    with pytest.raises(ValueError, match="must not be im2col"):
+        CupyBackend()
+    monkeypatch.setenv("NPCONV_GPU_CONV", "auto")
+    monkeypatch.setattr(type(on_standin.cuda.Device()), "compute_capability", "75", raising=False)
+    with pytest.raises(ValueError, match=r"8\.0 or later, this one has 7\.5"):
+        CupyBackend()

@@ -1,5 +1,5 @@
-// compile: REAL=float,double; CHANNELS=1,3,4; VECTORS=0,1
-// compile: REAL=float,double; CHANNELS=8; VECTORS=0,1
+// compile: REAL=float,double; CHANNELS=1,2,3,4; VECTORS=0,1
+// compile: REAL=float,double; CHANNELS=5,6,7,8; VECTORS=0,1
 // Convolutions of one group with few channels on one side, such as a network's first and last layers (3 -> 32 and
 // 32 -> 3), where the tiles of an implicit GEMM would be mostly padding. CHANNELS is the number on that side.
 //

@@ -1,7 +1,6 @@
-// The second halves of sums that are too long for one block: no atomics, one fixed order, the same bits every time.
+// The second half of a sum that is too long for one block: no atomics, one fixed order, the same bits every time.
 //
 //     add_partials   out[i] = sum over r of partials[r, i]          what the ranges of a kernel gradient found
-//     sum_channels   out[r, c] = sum over the pixels of range r     the bias gradient, to be added up by add_partials
 //
 // Thread mapping: a block is 32 neighbouring columns x 8 strands; strand s takes rows s, s + 8, ..., so that a warp
 // reads 128 bytes at a time (float) and eight sums run side by side; then the strands are added, in order.
@@ -28,13 +27,4 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * STRANDS) add_partials(
     const long long i = (long long)blockIdx.x * COLUMNS + threadIdx.x;
     const REAL total = sum_rows(partials + i, rows, count, i < count);
     if (i < count && threadIdx.y == 0) out[i] = total;
-}
-
-// Grid: x channels, y ranges of `range` pixels.
-extern "C" __global__ void __launch_bounds__(COLUMNS * STRANDS) sum_channels(
-    const REAL* __restrict__ images, REAL* __restrict__ out, long long pixels, long long range, int channels) {
-    const int c = blockIdx.x * COLUMNS + threadIdx.x;
-    const long long first = blockIdx.y * range, rows = pixels - first < range ? pixels - first : range;
-    const REAL total = sum_rows(images + first * channels + c, rows, channels, c < channels);
-    if (c < channels && threadIdx.y == 0) out[(long long)blockIdx.y * channels + c] = total;
 }
