@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.cpu  # the report's figures, and PyTorch's, are of a CPU
 
 DRAWS = 40
 BELOW_PYTORCHS_ERROR = [("Sigmoid", "Z"), ("MSE", "Z"), ("Upsampling + Conv2d(3, 16, 3)", "Z"),
