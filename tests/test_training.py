@@ -35,6 +35,17 @@ def test_a_new_loss_is_used(rng):
     assert model.train_batch(x, t) == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_loss_with_a_forward_of_its_own_is_asked_for_that(rng):
+    class Doubled(nc.MSE):
+        def forward(self, prediction, target):
+            return 2 * super().forward(prediction, target)
+
+    x, t = batch(rng)
+    model = nc.Model(net(), Doubled())
+    expected = 2 * nc.MSE().forward(model.network.forward(x), t)
+    assert model.train_batch(x, t) == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_new_network_needs_its_own_optimizer(rng):
     x, t = batch(rng)
     model = nc.Model(net())

@@ -167,8 +167,8 @@ class _Gradients(NamedTuple):
 def _lay_input_gradient(upstream: _Upstream, weight: Array, x_grad: Array, rows: slice) -> None:
     """The gradient of the rows `rows` of x; of a band, added to x_grad (N, H, W, C)."""
     narrow, wide = _turned_matrices(weight)
-    whole = rows.stop - rows.start == x_grad.shape[1]
     height = rows.stop - rows.start
+    whole = height == x_grad.shape[1]
     shape = (len(x_grad), height, x_grad.shape[2], x_grad.shape[3])
     total = x_grad if whole else empty(shape, x_grad.dtype)
     _product(_sum(upstream.pixels), narrow[1], total)

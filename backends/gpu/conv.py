@@ -82,10 +82,7 @@ class ConvOps(Grid):
         work = self._work(x, weight, geometry)
         if not self._takes(work, x, weight, grad):
             return super().conv2d_backward(grad, x, weight, geometry, input_gradient)
-        grad = images(self.pixels(grad))
-        x_grad = self._convolved(grad, _kernel(self, weight), Finish(), work, adjoint=True) if input_gradient else None
-        weight_grad = self._kernel_gradient(x, grad, work).transpose(3, 2, 0, 1)
-        return x_grad, weight_grad, self._bias_gradient(grad)
+        return self._gradients(images(self.pixels(grad)), x, weight, work, input_gradient, adjoint=True)
 
     def conv_transpose2d_forward(
         self,
@@ -108,10 +105,7 @@ class ConvOps(Grid):
         work = self._transposed_work(x, weight, geometry)
         if not self._takes(work, x, weight, grad):
             return super().conv_transpose2d_backward(grad, x, weight, geometry, input_gradient)
-        grad = images(self.pixels(grad))
-        x_grad = self._convolved(grad, _kernel(self, weight), Finish(), work, adjoint=False) if input_gradient else None
-        weight_grad = self._kernel_gradient(grad, x, work).transpose(3, 2, 0, 1)
-        return x_grad, weight_grad, self._bias_gradient(grad)
+        return self._gradients(images(self.pixels(grad)), x, weight, work, input_gradient, adjoint=False)
 
     def upsample_conv2d_forward(
         self,
@@ -156,6 +150,14 @@ class ConvOps(Grid):
     def _convolved(self, source: Array, kernel: Array, finish: Finish, work: Work, adjoint: bool) -> Array:
         algorithm = self._for_gather(work, source.dtype.itemsize, adjoint)
         return images(algorithm.gather(self.pixels(source), kernel, work, finish, adjoint))
+
+    def _gradients(
+        self, grad: Array, x: Array, weight: Array, work: Work, input_gradient: bool, adjoint: bool
+    ) -> tuple[Array | None, Array, Array]:
+        """Of a convolution, whose input gradient is the `adjoint`, or of a transposed one: there all is exchanged."""
+        x_grad = self._convolved(grad, _kernel(self, weight), Finish(), work, adjoint) if input_gradient else None
+        weight_grad = self._kernel_gradient(*((x, grad) if adjoint else (grad, x)), work)
+        return x_grad, weight_grad.transpose(3, 2, 0, 1), self._bias_gradient(grad)
 
     def _kernel_gradient(self, x: Array, grad: Array, work: Work) -> Array:
         return self._for_kernel(work).kernel_gradient(self.pixels(x), self.pixels(grad), work)

@@ -79,7 +79,7 @@ class Recording:
 class StepRecorder:
     """Takes training steps for a backend, by graphs where it can.
 
-    `backend` has `option_slots`: the list to which updates add theirs while a step is recorded, else None.
+    While a step is recorded, `backend.option_slots` gives each update the array that it is to read its options from.
     """
 
     def __init__(self, backend: Any) -> None:

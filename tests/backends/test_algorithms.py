@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -257,3 +260,22 @@ def test_a_product_that_does_not_fit_its_target_is_copied_there(rng: np.random.G
 def test_memory_that_is_not_there_is_a_memory_error() -> None:
     with pytest.raises(MemoryError, match="no memory for an array of"):
         memory.empty((1 << 50,), np.float32)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_does_not_write_into_our_memory() -> None:
+    """In a fresh interpreter: a fork of this one, with its threads, would be warned of."""
+    script = """
+import os
+import npconv
+from npconv.backends.cpu import memory
+x = memory.empty((100, 300), "float32")
+x.fill(1)
+child = os.fork()
+if child == 0:
+    x.fill(2)
+    os._exit(0)
+os.waitpid(child, 0)
+assert (x == 1).all()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
