@@ -13,6 +13,7 @@ from ._version import __version__
 from .backends import asarray, backend, backend_reason, to_numpy, use_backend
 from .containers import Concat, Identity, Sequential, Sum
 from .drawing import draw
+from .folding import fold_batchnorm
 from .functional import col2im, im2col
 from .layer import Layer
 from .layers import (
@@ -29,6 +30,8 @@ from .layers import (
     PixelShuffle,
     PixelUnshuffle,
     ReLU,
+    Scale,
+    SelectChannels,
     Sigmoid,
     Tanh,
     Upsampling,
@@ -84,7 +87,9 @@ __all__ = [
     "PixelShuffle",
     "PixelUnshuffle",
     "ReLU",
+    "Scale",
     "Schedule",
+    "SelectChannels",
     "Sequential",
     "Sigmoid",
     "StepLR",
@@ -105,6 +110,7 @@ __all__ = [
     "col2im",
     "data",
     "draw",
+    "fold_batchnorm",
     "im2col",
     "init",
     "is_grad_enabled",

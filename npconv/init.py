@@ -15,6 +15,7 @@ from .module import Parameter
 from .random import generator_or_default
 
 GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5.0 / 3.0, "relu": math.sqrt(2.0)}
+NONLINEARITIES = (*GAINS, "leaky_relu")
 
 
 def fans(parameter: Parameter) -> tuple[int, int]:
@@ -25,10 +26,15 @@ def fans(parameter: Parameter) -> tuple[int, int]:
     return parameter.shape[1] * taps, parameter.shape[0] * taps
 
 
-def gain(nonlinearity: str) -> float:
-    """How much larger weights must be before a nonlinearity, to keep the variance."""
-    if nonlinearity not in GAINS:
-        raise ValueError(f"nonlinearity (={nonlinearity!r}) must be one of {', '.join(GAINS)}")
+def gain(nonlinearity: str, negative_slope: float = 0.01) -> float:
+    """How much larger weights must be before a nonlinearity, to keep the variance.
+
+    `negative_slope` is that of "leaky_relu", sqrt(2 / (1 + negative_slope^2)), and of no other.
+    """
+    if nonlinearity not in NONLINEARITIES:
+        raise ValueError(f"nonlinearity (={nonlinearity!r}) must be one of {', '.join(NONLINEARITIES)}")
+    if nonlinearity == "leaky_relu":
+        return math.sqrt(2.0 / (1.0 + checks.number(negative_slope, "negative_slope") ** 2))
     return GAINS[nonlinearity]
 
 
@@ -52,14 +58,26 @@ def default_(weight: Parameter, bias: Parameter | None = None, rng: np.random.Ge
         uniform_(bias, math.sqrt(1.0 / fan_in), rng)
 
 
-def kaiming_uniform_(weight: Parameter, nonlinearity: str = "relu", rng: np.random.Generator | None = None) -> None:
+def kaiming_uniform_(
+    weight: Parameter,
+    nonlinearity: str = "relu",
+    rng: np.random.Generator | None = None,
+    *,
+    negative_slope: float = 0.01,
+) -> None:
     """U(-b, b) with b = gain sqrt(3 / fan_in): He, Zhang, Ren and Sun (2015)."""
-    uniform_(weight, gain(nonlinearity) * math.sqrt(3.0 / fans(weight)[0]), rng)
+    uniform_(weight, gain(nonlinearity, negative_slope) * math.sqrt(3.0 / fans(weight)[0]), rng)
 
 
-def kaiming_normal_(weight: Parameter, nonlinearity: str = "relu", rng: np.random.Generator | None = None) -> None:
+def kaiming_normal_(
+    weight: Parameter,
+    nonlinearity: str = "relu",
+    rng: np.random.Generator | None = None,
+    *,
+    negative_slope: float = 0.01,
+) -> None:
     """N(0, gain^2 / fan_in): He, Zhang, Ren and Sun (2015)."""
-    normal_(weight, gain(nonlinearity) / math.sqrt(fans(weight)[0]), rng)
+    normal_(weight, gain(nonlinearity, negative_slope) / math.sqrt(fans(weight)[0]), rng)
 
 
 def xavier_uniform_(weight: Parameter, nonlinearity: str = "linear", rng: np.random.Generator | None = None) -> None:

@@ -103,6 +103,14 @@ NETWORKS = {
     "batch norm": lambda: nc.Sequential(
         conv(), nc.BatchNorm2d(2), nc.ReLU(), nc.UpsamplingNearest2d(size=4), nc.Tanh()
     ),
+    "scale and channels": lambda: nc.Sequential(
+        conv(), nc.Scale(3), nc.ReLU(), nc.SelectChannels(2, 0, 1), nc.Tanh(), nc.Scale(-1), nc.SelectChannels(1, 0, 1)
+    ),
+    "channels side by side": lambda: nc.Sequential(
+        nc.Concat(nc.SelectChannels(2, 1, 2), nc.Sequential(nc.SelectChannels(2, 0, 1), nc.ReLU()), nc.Scale(2)),
+        nc.Sum(nc.Identity(), nc.Sequential(nc.Tanh(), nc.Scale(-1))),
+        nc.ReLU(),
+    ),
     "views": lambda: nc.Sequential(conv(), nc.Flatten(), nc.Tanh(), nc.Linear(32, 3), nc.ReLU()),
     "a module of one's own": lambda: nc.Sequential(conv(), Keeping(), nc.ReLU(), Keeping(), nc.Sigmoid()),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -53,6 +54,24 @@ def test_kaiming_and_xavier(nonlinearity: str, gain: float) -> None:
     assert_uniform(drawn(init.kaiming_uniform_, nonlinearity), gain * math.sqrt(3 / FAN_IN))
     assert_normal(drawn(init.kaiming_normal_, nonlinearity), gain / math.sqrt(FAN_IN))
     assert_uniform(drawn(init.xavier_uniform_, nonlinearity), gain * math.sqrt(6 / (FAN_IN + FAN_OUT)))
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.1, 1.0, -0.5])
+def test_kaiming_before_a_leaky_relu(slope: float) -> None:
+    """The mean square of LeakyReLU(x) is (1 + slope^2) / 2 that of x, for x symmetric about 0."""
+    gain = math.sqrt(2 / (1 + slope**2))
+    assert init.gain("leaky_relu", slope) == pytest.approx(gain)
+    uniform = functools.partial(init.kaiming_uniform_, negative_slope=slope)
+    normal = functools.partial(init.kaiming_normal_, negative_slope=slope)
+    assert_uniform(drawn(uniform, "leaky_relu"), gain * math.sqrt(3 / FAN_IN))
+    assert_normal(drawn(normal, "leaky_relu"), gain / math.sqrt(FAN_IN))
+    assert init.gain("relu", slope) == math.sqrt(2)  # no other has a slope
+
+
+def test_the_slope_of_a_leaky_relu_is_001_if_none_is_given() -> None:
+    assert_normal(drawn(init.kaiming_normal_, "leaky_relu"), math.sqrt(2 / 1.0001 / FAN_IN))
+    with pytest.raises(TypeError, match=r"negative_slope \(='steep'\) must be a number"):
+        init.gain("leaky_relu", "steep")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

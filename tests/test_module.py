@@ -358,7 +358,8 @@ MODULES = [
     nc.Conv2d(4, 4, 3, padding=1), nc.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
     nc.ConvTranspose2d(4, 2, 4, 2, 1), nc.Upsampling(4, 2, 4, 2, 1), nc.UpsamplingNearest2d(scale_factor=2),
     nc.MaxPool2d(2), nc.AvgPool2d(2), nc.BatchNorm2d(4), nc.Linear(6, 2), nc.Flatten(), nc.Dropout(),
-    nc.PixelShuffle(2), nc.PixelUnshuffle(2), nc.ReLU(), nc.LeakyReLU(), nc.Sigmoid(), nc.Tanh(),
+    nc.PixelShuffle(2), nc.PixelUnshuffle(2), nc.Scale(2), nc.SelectChannels(4, 1, 2),
+    nc.ReLU(), nc.LeakyReLU(), nc.Sigmoid(), nc.Tanh(),
     nc.Identity(), nc.Sum(nc.Identity(), nc.ReLU()), nc.Concat(nc.ReLU(), nc.Identity()),
 ]  # fmt: skip
 

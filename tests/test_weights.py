@@ -91,6 +91,8 @@ EVERY_LAYER = [
     nc.Dropout(0.25),
     nc.PixelShuffle(3),
     nc.PixelUnshuffle(2),
+    nc.Scale(-0.5),
+    nc.SelectChannels(5, 1, 4),
     nc.ReLU(),
     nc.LeakyReLU(0.7),
     nc.Sigmoid(),

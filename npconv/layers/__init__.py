@@ -8,6 +8,8 @@ from .dropout import Dropout
 from .linear import Flatten, Linear
 from .normalization import BatchNorm2d
 from .pooling import AvgPool2d, MaxPool2d
+from .scale import Scale
+from .select_channels import SelectChannels
 from .upsampling import PixelShuffle, PixelUnshuffle, Upsampling, UpsamplingNearest2d
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "PixelShuffle",
     "PixelUnshuffle",
     "ReLU",
+    "Scale",
+    "SelectChannels",
     "Sigmoid",
     "Tanh",
     "Upsampling",

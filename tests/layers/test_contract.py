@@ -64,6 +64,11 @@ CASES: list[Case] = [
     (lambda: nc.Dropout(0.0), IMAGES),
     (lambda: nc.PixelShuffle(2), IMAGES),
     (lambda: nc.PixelUnshuffle(2), (3, 2, 6, 8)),
+    (lambda: nc.Scale(-1), IMAGES),
+    (lambda: nc.Scale(0.5), (5,)),
+    (lambda: nc.SelectChannels(4, 1, 3), IMAGES),
+    (lambda: nc.SelectChannels(4, 0, 4), (4, 7, 6)),
+    (lambda: nc.Concat(nc.SelectChannels(4, 2, 4), nc.SelectChannels(4, 0, 3)), IMAGES),
     (lambda: nc.Identity(), IMAGES),
     (lambda: nc.Sequential(nc.Identity()), IMAGES),
     (lambda: nc.Sequential(nc.Conv2d(4, 5, 3), nc.Tanh(), nc.Conv2d(5, 2, 3)), IMAGES),
@@ -74,6 +79,12 @@ CASES: list[Case] = [
     (lambda: networks.strided(4, upsampling="nearest"), (2, 3, 8, 12)),
     (lambda: networks.strided(4, upsampling="transposed"), (2, 3, 8, 12)),
     (lambda: networks.strided(3, image_channels=1), (1, 4, 4)),
+    (lambda: networks.dncnn(4, 5, batch_norm=False), (2, 1, 5, 6)),
+    (lambda: networks.dncnn(4, 5, image_channels=3).eval(), (2, 3, 5, 6)),
+    (lambda: networks.dncnn(4, 5, residual=False).eval(), (2, 1, 5, 6)),
+    (lambda: networks.ffdnet(3, 5), (2, 2, 4, 6)),
+    (lambda: networks.ffdnet(2, 4, image_channels=3), (4, 4, 4)),
+    (lambda: networks.unet(4, depth=1), (2, 3, 8, 4)),
 ]
 
 

@@ -68,6 +68,17 @@ def test_pooling_by_hand() -> None:
     assert nc.AvgPool2d((1, 3), padding=(0, 1), stride=(2, 1))(x).tolist() == [[[[2, 8 / 3, 7 / 3]]]]
 
 
+def test_scale_and_channels_by_hand() -> None:
+    layer = nc.Scale(-2)
+    assert layer(image([1, -3])).tolist() == [[[[-2, 6]]]] and layer.backward(image([5, 0.5])).tolist() == [
+        [[[-10, -1]]]
+    ]
+    x = on_device(np.arange(6.0).reshape(1, 3, 1, 2))
+    pick = nc.SelectChannels(3, 1, 3)
+    assert pick(x).tolist() == [[[[2, 3]], [[4, 5]]]] and pick(x[0]).tolist() == [[[2, 3]], [[4, 5]]]
+    assert pick.backward(x[0, :2]).tolist() == [[[0, 0]], [[0, 1]], [[2, 3]]]
+
+
 @pytest.mark.parametrize("layer", [nc.Conv2d(2, 3, 3), nc.ConvTranspose2d(2, 3, 3), nc.Linear(6, 3)])
 def test_float64_input_with_float32_weights_is_computed_in_float64(layer: Any, rng: np.random.Generator) -> None:
     """The weights lose nothing; float32 input with float64 weights would, and is an error."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,7 +107,19 @@ def twin(torch: Any, layer: str, arguments: dict[str, Any]) -> Any:
         return torch.nn.Upsample(mode="nearest", **arguments)
     if layer == "Upsampling":
         return upsampling_twin(torch, **arguments)
+    if layer == "Scale":
+        return function_twin(torch, lambda x: arguments["factor"] * x)
+    if layer == "SelectChannels":
+        picked = range(arguments["start"], arguments["stop"])
+        return function_twin(torch, lambda x: torch.index_select(x, -3, torch.tensor(picked)))
     return getattr(torch.nn, layer)(**arguments)
+
+
+def function_twin(torch: Any, function: Callable[[Any], Any]) -> Any:
+    """A module without parameters that computes `function`."""
+    module = torch.nn.Module()
+    module.forward = function
+    return module
 
 
 def upsampling_twin(
@@ -313,6 +325,12 @@ def other_cases() -> Iterator[LayerCase]:
         yield LayerCase("PixelShuffle", {"upscale_factor": r}, shape, stored=(r, shape) == (2, (36, 2, 3)))
     for r, shape in itertools.product((1, 2, 3), ((2, 2, 6, 12), (2, 6, 12))):
         yield LayerCase("PixelUnshuffle", {"downscale_factor": r}, shape, stored=(r, shape) == (2, (2, 6, 12)))
+    for factor, shape in itertools.product((-1, 0, 0.3, 1e5), ((2, 3, 4, 5), (5,), (0, 3, 4, 4))):
+        yield LayerCase("Scale", {"factor": factor}, shape, stored=(factor, shape) == (0.3, (5,)))
+    yield LayerCase("Scale", {"factor": -2}, values="nan")
+    for (start, stop), shape in itertools.product(((0, 1), (1, 3), (0, 4), (3, 4)), (IMAGES, (4, 3, 2), (0, 4, 2, 2))):
+        arguments = {"in_channels": 4, "start": start, "stop": stop}
+        yield LayerCase("SelectChannels", arguments, shape, stored=(start, shape) == (1, (4, 3, 2)))
 
 
 LAYER_CASES = [
