@@ -13,28 +13,53 @@ import numpy as np
 
 from ..data import Pairs, Photos, open_data, parse_noise
 from ..model import Model
+from ..protocols import rounded
+from .denoiser import Denoiser, takes_noise_level
 from .files import check_new, image_files
 from .parser import DEFAULT_FOLDER, add_command, as_argument, check_backend, given, positive, whole
-from .pixels import denoised_colours, load_denoiser, network_channels, predict
+from .pixels import load_denoiser
 from .progress import Bar, show
-from .scenes import FilePhotos, Scene, all_pairs, from_pairs, noisy_files, read_scaled, with_files, with_noise
+from .scenes import (
+    FilePhotos,
+    Scene,
+    all_pairs,
+    fixed_sigma,
+    noisy_files,
+    read_scaled,
+    with_files,
+    with_kair_noise,
+    with_noise,
+)
 from .scores import Score, best_blur, score, summary_rows, write_csv
 from .sources import PATCH_SIZE, validation_pairs
 
 HDF5_ENDINGS = (".h5", ".hdf5")
 SSIM_WINDOW = 11  # pixels: SSIM needs images of at least this size
-BATCH = 250  # patches predicted at a time
 
 DESCRIPTION = """Measure a denoiser: PSNR and SSIM of noisy and of denoised images against clean ones.
 
 The images named are clean: --noise adds noise to them (pixel-sampling: their block means are then the clean
 images), --noisy FOLDER has noisy versions with the same file names. An HDF5 file may hold photographs
 (`images`), or pairs (`input` noisy, `target` clean). PSNR is given by both definitions in use: the mean of
-the images' PSNRs, and the PSNR of the mean squared error pooled over all images."""
+the images' PSNRs, and the PSNR of the mean squared error pooled over all images.
+
+--protocol kair is the one of the KAIR repository's test scripts, by which the PSNRs of DnCNN, FFDNet and others are
+published: 8-bit image files, read as gray for a gray network and as RGB for an RGB one; x / 255 in float32, to
+which numpy.random.normal(0, SIGMA / 255, (height, width, channels)) is added after numpy.random.seed(0), the same
+seed before each image; the noise is not clipped; the network sees whole images; its output is clamped to 0..1,
+multiplied by 255 and rounded to 8 bits (halves to the even one); PSNR of each image with peak 255 and no border
+cut off, then the mean of the images. --protocol npconv, the default: other noise for every image, drawn by NumPy's
+present generator; nothing is rounded; images keep their channels and their bits, gray or RGB."""
 
 EXAMPLE = """examples:
   npconv evaluate photos/ --noise gaussian:25 --blur
-  npconv evaluate photos/ --noise pixel-sampling --pairs 1000 --model my-run/model.h5"""
+  npconv evaluate photos/ --noise pixel-sampling --pairs 1000 --model my-run/model.h5
+  npconv evaluate Set12/ --noise gaussian:25 --protocol kair --model dncnn.h5"""
+
+PROTOCOLS = {
+    "npconv": "npconv (other noise for every image, nothing rounded)",
+    "kair": "kair (seed {seed} before each image, noise not clipped, output rounded to 8 bits, no border cut off)",
+}
 
 
 def add_parser(commands: Any) -> None:
@@ -50,6 +75,13 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--noisy", metavar="FOLDER", type=Path, help="noisy versions of the images")
     parser.add_argument("--seed", type=whole(0), metavar="N", help="of the noise (0)")
+    parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="npconv", help="described above (npconv)")
+    parser.add_argument(
+        "--sigma",
+        type=positive,
+        metavar="STEPS",
+        help="the noise level that a network with an input for it is told, in 8-bit steps (that of gaussian:SIGMA)",
+    )
     parser.add_argument(
         "--pairs",
         type=whole(1),
@@ -80,7 +112,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     data = _open(args.images)
     _check_options(args, data)
     model = load_denoiser(args.model)
-    plan = _plan(args, data, model)
+    denoiser = Denoiser(model, _noise_level(args, model))
+    plan = _plan_kair(args, data, denoiser) if args.protocol == "kair" else _plan(args, data, denoiser)
     return lambda: _report(args, plan)
 
 
@@ -93,6 +126,11 @@ def _open(names: list[str]) -> list[Path] | Photos | Pairs:
 
 def _check_options(args: argparse.Namespace, data: list[Path] | Photos | Pairs) -> None:
     """ValueError for options that are missing, or that would have no effect."""
+    if args.noise is not None and str(args.noise) == "none":
+        raise ValueError("--noise none adds no noise to measure: give other noise, or --noisy FOLDER")
+    if args.protocol == "kair":
+        _check_kair(args, data)
+        return
     if isinstance(data, Pairs):
         _refuse(args, "a file of pairs", "noise", "noisy", "seed", "pairs", "patch_size", "range")
         return
@@ -107,6 +145,35 @@ def _check_options(args: argparse.Namespace, data: list[Path] | Photos | Pairs) 
         _refuse(args, "whole images (no --pairs)", "patch_size")
 
 
+def _check_kair(args: argparse.Namespace, data: list[Path] | Photos | Pairs) -> None:
+    """ValueError for what contradicts the protocol."""
+    if not isinstance(data, list):
+        raise ValueError("--protocol kair measures image files, not an HDF5 file")
+    contradicting = given(args, "noisy", "pairs", "patch_size", "range")
+    if contradicting:
+        raise ValueError(f"{', '.join(contradicting)} contradicts --protocol kair: whole 8-bit images and their noise")
+    if args.noise is None or fixed_sigma(args.noise) is None:
+        other = "" if args.noise is None else f", not {args.noise}"
+        raise ValueError(f"--protocol kair needs --noise gaussian:SIGMA with one sigma{other}")
+    if (args.seed or 0) >= 2**32:
+        raise ValueError(f"--seed (={args.seed}) must be below 2**32 for --protocol kair")
+
+
+def _noise_level(args: argparse.Namespace, model: Model) -> float | None:
+    """What the network is told of the noise, in 8-bit steps; None for one that has no input for it.
+
+    Raises ValueError if it needs one that nobody has given, or would not hear one that somebody has.
+    """
+    if not takes_noise_level(model.network):
+        _refuse(args, "a network without an input for the noise level", "sigma")
+        return None
+    level = args.sigma if args.sigma is not None or args.noise is None else fixed_sigma(args.noise)
+    if level is None:
+        noise = "" if args.noise is None else f", which {args.noise} does not say"
+        raise ValueError(f"the network takes the noise level{noise}: give --sigma, such as --sigma 25")
+    return level
+
+
 def _refuse(args: argparse.Namespace, where: str, *names: str) -> None:
     ignored = given(args, *names)
     if ignored:
@@ -119,25 +186,40 @@ def _check_csv(path: Path, overwrite: bool) -> None:
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r} for the CSV file")
 
 
-def _plan(args: argparse.Namespace, data: list[Path] | Photos | Pairs, model: Model) -> Plan:
+def _plan_kair(args: argparse.Namespace, data: Any, denoiser: Denoiser) -> Plan:
+    channels, sigma = denoiser.image_channels, fixed_sigma(args.noise)
+    if channels not in (None, 1, 3):
+        raise ValueError(f"--protocol kair is for gray and RGB networks, and the model takes {channels} channels")
+    assert sigma is not None  # _check_kair has asked
+    scenes = functools.partial(with_kair_noise, data, channels, sigma, args.seed or 0)
+    rounding = functools.partial(_rounded, denoiser)
+    return Plan(len(data), False, lambda: rounding(scenes()))
+
+
+def _rounded(denoiser: Denoiser, scenes: Iterable[Scene]) -> Iterator[tuple[Scene, np.ndarray]]:
+    for scene, prediction in denoiser.of_images(scenes):
+        yield scene, rounded(prediction)
+
+
+def _plan(args: argparse.Namespace, data: list[Path] | Photos | Pairs, denoiser: Denoiser) -> Plan:
     if isinstance(data, Pairs):
-        _check_channels(data.image_shape[0], model)
-        return Plan(len(data), True, lambda: _of_pairs(model, *all_pairs(data)))
+        denoiser.check_channels(data.image_shape[0])
+        return Plan(len(data), True, lambda: denoiser.of_pairs(*all_pairs(data)))
     if isinstance(data, Photos):
-        _check_channels(data.channels, model)
+        denoiser.check_channels(data.channels)
     if args.pairs is not None:
-        return _plan_patches(args, data, model)
-    return Plan(len(data), False, lambda: _of_images(model, _scenes(args, data)))
+        return _plan_patches(args, data, denoiser)
+    return Plan(len(data), False, lambda: denoiser.of_images(_scenes(args, data)))
 
 
-def _plan_patches(args: argparse.Namespace, data: list[Path] | Photos, model: Model) -> Plan:
+def _plan_patches(args: argparse.Namespace, data: list[Path] | Photos, denoiser: Denoiser) -> Plan:
     """Patches as training validates on; images of files are converted to the model's channels."""
     size, seed = args.patch_size or PATCH_SIZE, args.seed or 0
     photos = data
     if not isinstance(photos, Photos):
-        photos = FilePhotos(photos, network_channels(model.network) or 3, args.range)
+        photos = FilePhotos(photos, denoiser.image_channels or 3, args.range)
     pairs = functools.partial(validation_pairs, photos, args.noise, size, args.pairs, seed)
-    return Plan(args.pairs, True, lambda: _of_pairs(model, *pairs()))
+    return Plan(args.pairs, True, lambda: denoiser.of_pairs(*pairs()))
 
 
 def _scenes(args: argparse.Namespace, data: list[Path] | Photos) -> Iterator[Scene]:
@@ -150,25 +232,10 @@ def _scenes(args: argparse.Namespace, data: list[Path] | Photos) -> Iterator[Sce
     return with_files(named, noisy_files(args.noisy, data), args.range)
 
 
-def _check_channels(channels: int, model: Model) -> None:
-    wanted = network_channels(model.network)
-    if wanted not in (None, channels):
-        raise ValueError(f"the images have {channels} channel(s), and the model is for {wanted}")
-
-
-def _of_images(model: Model, scenes: Iterable[Scene]) -> Iterator[tuple[Scene, np.ndarray]]:
-    return ((scene, denoised_colours(model, scene.noisy)) for scene in scenes)
-
-
-def _of_pairs(model: Model, inputs: np.ndarray, targets: np.ndarray) -> Iterator[tuple[Scene, np.ndarray]]:
-    for start in range(0, len(inputs), BATCH):
-        part = slice(start, start + BATCH)
-        yield from zip(from_pairs(inputs[part], targets[part], start), predict(model, inputs[part]), strict=True)
-
-
 # ---- the report ----
 def _report(args: argparse.Namespace, plan: Plan) -> int:
     scores: list[Score] = []
+    show(f"protocol: {PROTOCOLS[args.protocol].format(seed=args.seed or 0)}")
     if not plan.patches:
         show(f"{'PSNR noisy':>42}  PSNR denoised  SSIM noisy  SSIM denoised")
     with Bar("evaluating", plan.count) as bar:

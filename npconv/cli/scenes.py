@@ -3,6 +3,7 @@
 clean images + --noise             whole images
 clean images + --noisy FOLDER      whole images, with the noisy versions that exist
 clean images + --noise + --pairs   patches, drawn as training draws its validation pairs
+clean images + --protocol kair     whole images, with that protocol's noise
 FILE.h5 with `input` and `target`  the pairs in it
 """
 
@@ -14,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data import Noise, Pairs, Photos
+from ..data import Gaussian, Noise, Pairs, Photos
 from ..data.images import read_image
 from ..data.photos import LRUCache
 from ..data.values import with_channels
+from ..protocols import noisy as kair_noisy
 from .pixels import split_alpha, white_level
 
 CACHE_BYTES = 2**30
@@ -25,7 +27,7 @@ CACHE_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Scene:
-    """A noisy image and the clean one: (C, H, W), floats of 0..255."""
+    """A noisy image and the clean one: (C, H, W), values of 0..255."""
 
     name: str
     noisy: np.ndarray
@@ -71,6 +73,26 @@ def with_noise(named: Iterable[tuple[str, np.ndarray]], noise: Noise, seed: int)
     for i, (name, image) in enumerate(named):
         (noisy,), clean = noise.corrupt(image, np.random.default_rng([seed, i]), copies=1)
         yield Scene(name, noisy, clean)
+
+
+def fixed_sigma(noise: Noise) -> float | None:
+    """The sigma of Gaussian noise that has one and the same everywhere, in 8-bit steps; None for other noise."""
+    if not isinstance(noise, Gaussian) or getattr(noise, "largest", None) is not None:
+        return None
+    return float(noise.sigma)
+
+
+def with_kair_noise(paths: list[Path], channels: int | None, sigma: float, seed: int) -> Iterator[Scene]:
+    """8-bit image files with the noise of the KAIR protocol, which is the same for all images of one size.
+
+    channels: 1 or 3, to which images are converted; None keeps theirs. ValueError that names a file of another type.
+    """
+    for path in paths:
+        clean, _ = split_alpha(read_image(path))
+        if clean.dtype != np.uint8:
+            raise ValueError(f"{path} ({clean.dtype}) must have 8 bits a value for --protocol kair")
+        clean = with_channels(clean, channels or len(clean))
+        yield Scene(path.name, kair_noisy(clean, sigma, seed), clean)
 
 
 def with_files(

@@ -1,0 +1,74 @@
+"""`npconv evaluate` and networks with an input for the noise level: what they are told, and when that is unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import npconv as nc
+from npconv import data
+from npconv.cli import denoiser, main
+from npconv.model import Model
+
+pytest.importorskip("PIL.Image")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """gray.png; model.h5, of a network that takes gray images and a noise level; plain.h5, of one without."""
+    data.write_image(tmp_path / "gray.png", data.dead_leaves(1, 40, 50, np.random.default_rng(0), 1)[0])
+    Model(nc.Conv2d(2, 1, 3, padding=1)).save(tmp_path / "model.h5")
+    Model(nc.Conv2d(1, 1, 3, padding=1)).save(tmp_path / "plain.h5")
+    return tmp_path
+
+
+@pytest.fixture
+def told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float | None]]:
+    """Runs the command, and gives the noise levels that predictions were asked for with."""
+
+    def run(*arguments: str) -> list[float | None]:
+        levels: list[float | None] = []
+
+        def images(model: Model, x: np.ndarray, level: float | None = None) -> np.ndarray:
+            levels.append(level)
+            return x
+
+        monkeypatch.setattr(denoiser, "denoised_colours", images)
+        monkeypatch.setattr(denoiser, "predict", images)
+        monkeypatch.chdir(folder)
+        assert main(["evaluate", "gray.png", "--model", "model.h5", *arguments]) == 0
+        return levels
+
+    return run
+
+
+@pytest.mark.parametrize("options", [("--protocol", "kair"), (), ("--pairs", "3", "--patch-size", "16")])
+def test_the_network_is_told_the_noises_sigma_or_what_the_user_says(told: Any, options: tuple[str, ...]) -> None:
+    assert told("--noise", "gaussian:25", *options) == [25]
+    assert told("--noise", "gaussian:25", "--sigma", "10", *options) == [10]
+    assert told("--noise", "gaussian:25", "--model", "plain.h5", *options) == [None]
+
+
+def test_the_level_of_other_noise_must_be_given(told: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told("--noise", "poisson:30", "--sigma", "12.5") == [12.5]
+    assert told("--noisy", ".", "--sigma", "12.5") == [12.5]
+    capsys.readouterr()
+    for options, unknown in ((("--noise", "poisson:30"), ", which poisson:30 does not say"), (("--noisy", "."), "")):
+        assert main(["evaluate", "gray.png", "--model", "model.h5", *options]) == 2
+        error = f"the network takes the noise level{unknown}: give --sigma, such as --sigma 25"
+        assert capsys.readouterr().err == f"npconv evaluate: error: {error}\n"
+
+
+@pytest.mark.parametrize("sigma", ["0", "-1", "nan", "much"])
+def test_a_level_must_be_a_number_above_0(folder: Path, capsys: pytest.CaptureFixture[str], sigma: str) -> None:
+    assert main(["evaluate", str(folder / "gray.png"), "--noise", "gaussian:25", f"--sigma={sigma}"]) == 2
+    assert f"argument --sigma: {sigma!r} must be a" in capsys.readouterr().err
+
+
+def test_noise_that_is_none_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(folder / "gray.png"), "--noise", "none"]) == 2
+    assert "none" in capsys.readouterr().err
