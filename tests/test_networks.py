@@ -27,7 +27,7 @@ CASES: dict[str, Case] = {
     "ffdnet rgb": (partial(networks.ffdnet, 3, 12, 3), 4, partial(plain.ffdnet, depth=3), 2),
     "noise2noise rgb": (networks.noise2noise_unet, 3, plain.noise2noise_unet, 32),
     "noise2noise gray": (partial(networks.noise2noise_unet, 1), 1, plain.noise2noise_unet, 32),
-    "unet rgb": (partial(networks.unet, 6), 3, partial(plain.unet, depth=2), 8),
+    "unet rgb": (partial(networks.unet, 6), 3, partial(plain.unet, depth=1), 4),
     "unet gray": (partial(networks.unet, 4, 1, depth=3), 1, partial(plain.unet, depth=3), 16),
     "unet plain": (
         partial(networks.unet, 4, depth=0, residual=False), 3, partial(plain.unet, depth=0, residual=False), 2,
@@ -39,7 +39,7 @@ PUBLISHED: dict[str, Case] = {
     "dncnn-s": (partial(networks.dncnn, batch_norm=False), 1, partial(plain.dncnn, depth=17), 1),
     "ffdnet gray": (networks.ffdnet, 2, partial(plain.ffdnet, depth=15), 2),
     "ffdnet rgb": (partial(networks.ffdnet, image_channels=3), 4, partial(plain.ffdnet, depth=12), 2),
-    "unet": (networks.unet, 3, partial(plain.unet, depth=2), 8),
+    "unet": (networks.unet, 3, partial(plain.unet, depth=1), 4),
 }
 
 

@@ -84,11 +84,15 @@ def noise2noise_unet(x: Any, weights: list[Any]) -> Any:
 
 def unet(x: Any, weights: list[Any]) -> Any:
     """Of depth 2."""
-    enc0 = leaky(F.pixel_unshuffle(x, 2), weights)
-    enc1 = leaky(F.max_pool2d(enc0, 2), weights)
-    enc2 = leaky(F.max_pool2d(enc1, 2), weights)
-    dec1 = leaky(up_beside(enc2, enc1), weights)
-    dec0 = leaky(up_beside(dec1, enc0), weights)
+
+    def block(y: Any) -> Any:
+        return y + conv(F.relu(conv(y, weights)), weights)
+
+    enc0 = block(conv(F.pixel_unshuffle(x, 2), weights))
+    enc1 = block(F.conv2d(enc0, weights.pop(0), weights.pop(0), stride=2))
+    enc2 = block(F.conv2d(enc1, weights.pop(0), weights.pop(0), stride=2))
+    dec1 = block(enc1 + F.conv_transpose2d(enc2, weights.pop(0), weights.pop(0), stride=2))
+    dec0 = block(enc0 + F.conv_transpose2d(dec1, weights.pop(0), weights.pop(0), stride=2))
     return x + F.pixel_shuffle(conv(dec0, weights), 2)
 
 
@@ -104,8 +108,8 @@ CASES: dict[str, tuple[nc.Module, tuple[int, ...], Twin]] = {
     "ffdnet rgb": (networks.ffdnet(image_channels=3), (1, 4, 20, 24), ffdnet),
     "noise2noise gray": (networks.noise2noise_unet(1), (1, 1, 64, 32), noise2noise_unet),
     "noise2noise rgb": (networks.noise2noise_unet(), (2, 3, 32, 64), noise2noise_unet),
-    "unet gray": (networks.unet(4, 1), (2, 1, 16, 24), unet),
-    "unet rgb": (networks.unet(), (2, 3, 24, 32), unet),
+    "unet gray": (networks.unet(4, 1, depth=2), (2, 1, 16, 24), unet),
+    "unet rgb": (networks.unet(depth=2), (2, 3, 24, 32), unet),
 }
 
 

@@ -96,11 +96,34 @@ def noise2noise_unet(x: Array, weights: Weights) -> Array:
 
 
 def unet(x: Array, weights: Weights, depth: int, residual: bool = True) -> Array:
-    skips = [leaky(conv(unshuffled(x), weights))]
+    y, skips = conv(unshuffled(x), weights), []
     for _ in range(depth):
-        skips.append(leaky(conv(pool(skips[-1]), weights)))
-    y = skips.pop()
+        skips.append(block(y, weights))
+        y = halved(skips[-1], weights)
+    y = block(y, weights)
     while skips:
-        y = leaky(conv(beside(up(y), skips.pop()), weights))
+        y = block(skips.pop() + doubled(y, weights), weights)
     y = shuffled(conv(y, weights))
     return x + y if residual else y
+
+
+def block(x: Array, weights: Weights) -> Array:
+    return x + conv(np.maximum(conv(x, weights), 0), weights)
+
+
+def halved(x: Array, weights: Weights) -> Array:
+    """A 2x2 convolution of stride 2, a tap after the other."""
+    weight, bias = next(weights), next(weights)
+    taps = [np.einsum("nchw,oc->nohw", x[:, :, i::2, j::2], weight[:, :, i, j]) for i in (0, 1) for j in (0, 1)]
+    return sum(taps) + bias[:, None, None]
+
+
+def doubled(x: Array, weights: Weights) -> Array:
+    """Its transpose: every pixel makes four."""
+    weight, bias = next(weights), next(weights)
+    n, _, height, width = x.shape
+    y = np.zeros((n, weight.shape[1], 2 * height, 2 * width), x.dtype)
+    for i in (0, 1):
+        for j in (0, 1):
+            y[:, :, i::2, j::2] = np.einsum("nchw,co->nohw", x, weight[:, :, i, j])
+    return y + bias[:, None, None]
