@@ -13,8 +13,10 @@ from ._version import __version__
 from .backends import asarray, backend, backend_reason, to_numpy, use_backend
 from .containers import Concat, Identity, Sequential, Sum
 from .drawing import draw
+from .errors import FileFormatError
 from .folding import fold_batchnorm
 from .functional import col2im, im2col
+from .interchange import export_onnx, load_state, read_state, write_state
 from .layer import Layer
 from .layers import (
     Activation,
@@ -69,6 +71,7 @@ __all__ = [
     "CosineAnnealingLR",
     "Dropout",
     "Epoch",
+    "FileFormatError",
     "Flatten",
     "Identity",
     "L1Loss",
@@ -111,19 +114,23 @@ __all__ = [
     "data",
     "draw",
     "fold_batchnorm",
+    "export_onnx",
     "im2col",
     "init",
     "is_grad_enabled",
     "load",
     "load_into",
+    "load_state",
     "losses",
     "manual_seed",
     "metrics",
     "networks",
     "no_grad",
     "optim",
+    "read_state",
     "save",
     "summary",
     "to_numpy",
     "use_backend",
+    "write_state",
 ]

@@ -1,4 +1,4 @@
-"""The packages of the optional `app` extra, imported where they are first needed."""
+"""The packages of the optional extras `app` and `onnx`, imported where they are first needed."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import importlib
 from typing import Any
 
 _NEEDS = {
-    "matplotlib": "pictures need matplotlib",
-    "PIL": "PNG and JPEG files need pillow",
-    "tifffile": "TIFF files need tifffile",
+    "matplotlib": ("pictures need matplotlib", "app"),
+    "PIL": ("PNG and JPEG files need pillow", "app"),
+    "tifffile": ("TIFF files need tifffile", "app"),
+    "onnx": ("ONNX files need onnx", "onnx"),
 }
 
 
 def require(name: str) -> Any:
-    """The module `name` of matplotlib, PIL or tifffile; ImportError that says how to install it."""
+    """The module `name` of matplotlib, PIL, tifffile or onnx; ImportError that says how to install it."""
     package = name.partition(".")[0]
     try:
         importlib.import_module(package)
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f'{_NEEDS[package]}: pip install "npconv[app]"') from error
+        need, extra = _NEEDS[package]
+        raise ImportError(f'{need}: pip install "npconv[{extra}]"') from error

@@ -21,6 +21,7 @@ import numpy as np
 from . import containers, layers
 from .backends import backend, to_numpy
 from .containers import Container
+from .errors import FileFormatError
 from .module import Module, Parameter
 from .whole_file import whole_file
 
@@ -31,7 +32,7 @@ REGISTRY: dict[str, type[Module]] = {
 }
 
 
-class WeightsFileError(OSError, ValueError):
+class WeightsFileError(FileFormatError):
     """A file that cannot be written, or is not a whole npconv file, or does not fit the network."""
 
 
@@ -119,6 +120,12 @@ def read_training(path: str | os.PathLike[str]) -> Any:
     """What `save` was given as `training`, or None."""
     with _opened(path) as file:
         return _json(file, "training")
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The parameters and buffers stored in `path`, by name; no network is built."""
+    with _opened(path) as file:
+        return {**_read_group(file, "parameters"), **_read_group(file, "buffers")}
 
 
 def _groups(network: Module) -> dict[str, dict[str, Any]]:

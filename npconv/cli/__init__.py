@@ -1,4 +1,4 @@
-"""The command line: `npconv train`, `denoise`, `evaluate` and `info`, one file a command.
+"""The command line: `npconv train`, `denoise`, `evaluate`, `convert` and `info`, one file a command.
 
     parse the arguments  ->  prepare: check everything (exit status 2)  ->  work (exit status 1)
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from .. import __version__
 from ..training import TrainingCollapsed
-from . import denoise, evaluate, info, train
+from . import convert, denoise, evaluate, info, train
 from .parser import Parser
 
 OURS = (ValueError, TypeError, OSError, ImportError, TrainingCollapsed)
@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   npconv train                                   learn to denoise, in about two minutes
   npconv denoise photo.png -o clean.png          use what was learned
   npconv evaluate photos/ --noise gaussian:25    measure it
+  npconv convert net.pth net.h5 --network dncnn  use published weights
   npconv info                                    what npconv computes with here
 """
 
@@ -58,7 +59,7 @@ def build_parser() -> Parser:
     parser.set_defaults(parser=parser)
     parser.add_argument("--version", action="version", version=f"npconv {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for command in (train, denoise, evaluate, info):
+    for command in (train, denoise, evaluate, convert, info):
         command.add_parser(commands)
     return parser
 

@@ -13,7 +13,7 @@ import npconv
 from npconv.cli import main
 from npconv.model import Model
 
-COMMANDS = ("train", "denoise", "evaluate", "info")
+COMMANDS = ("train", "denoise", "evaluate", "convert", "info")
 
 
 def run_info(**environment: str) -> subprocess.CompletedProcess[str]:

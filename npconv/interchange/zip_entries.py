@@ -1,0 +1,86 @@
+"""The entries of a zip archive, which may not unpack to more than they should."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from ..errors import FileFormatError
+
+# What an archive may unpack to: weights hardly shrink, and a megabyte may be zeros.
+MAX_RATIO, FREE_BYTES = 100, 1 << 20
+
+
+@contextmanager
+def zip_errors() -> Iterator[None]:
+    """Whatever zipfile finds wrong, as FileFormatError."""
+    try:
+        yield
+    except FileFormatError:
+        raise
+    # zipfile has no one error for damaged archives: these are what it lets through.
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        RuntimeError,  # NotImplementedError too: another compression, an encrypted entry
+        ValueError,
+        OverflowError,
+    ) as error:
+        raise FileFormatError(f"a damaged zip archive: {error}") from None
+
+
+def entries_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The entries by name; FileFormatError if a name is there twice, or if together they are more than they can be.
+
+    Nothing is read here: what the entries claim must fit into the file, and may unpack to so many times its size.
+    """
+    entries: dict[str, zipfile.ZipInfo] = {}
+    for entry in archive.infolist():
+        if entry.filename in entries:
+            raise FileFormatError(f"{entry.filename[:100]!r} is in the archive twice")
+        if entry.header_offset < 0:
+            raise FileFormatError(f"{entry.filename[:100]!r} begins before the archive")
+        entries[entry.filename] = entry
+    size = os.stat(str(archive.filename)).st_size
+    packed = sum(entry.compress_size for entry in entries.values())
+    unpacked = sum(entry.file_size for entry in entries.values())
+    if packed > size:
+        raise FileFormatError(f"the entries of the archive have {packed:,} bytes, the file has {size:,}")
+    if unpacked > MAX_RATIO * packed + FREE_BYTES:
+        raise FileFormatError(
+            f"the archive has {packed:,} bytes that would unpack to {unpacked:,}: more than {MAX_RATIO} times as many"
+        )
+    return entries
+
+
+def checked_entry(
+    entries: Mapping[str, zipfile.ZipInfo], name: str, size: int | None, limit: int | None = None
+) -> zipfile.ZipInfo:
+    """The entry `name`, which has `size` bytes (None: any up to `limit`); FileFormatError if it has not."""
+    if name not in entries:
+        raise FileFormatError(f"{name[:100]!r} is not in the archive")
+    entry = entries[name]
+    if size is not None and entry.file_size != size:
+        raise FileFormatError(f"{name[:100]!r} has {entry.file_size:,} bytes, it must have {size:,}")
+    if limit is not None and entry.file_size > limit:
+        raise FileFormatError(f"{name[:100]!r} has {entry.file_size:,} bytes, it may have {limit:,}")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise FileFormatError(f"{name[:100]!r} must be stored or deflated")
+    if entry.compress_type == zipfile.ZIP_STORED and entry.compress_size != entry.file_size:
+        raise FileFormatError(f"{name[:100]!r} is stored, and must have one size")
+    return entry
+
+
+def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """The bytes of a checked entry; zipfile compares their checksum."""
+    with archive.open(entry) as file:
+        data = file.read()
+    if len(data) != entry.file_size:
+        raise FileFormatError(f"{entry.filename[:100]!r} is cut short")
+    return data
