@@ -288,6 +288,17 @@ class Backend(ABC):
     def l1_backward(self, prediction: Array, target: Array) -> Array:
         """sign(prediction - target) / number of elements."""
 
+    @abstractmethod
+    def masked_mse_forward(self, prediction: Array, target: Array, weight: Array) -> Any:
+        """The mean over images of sum(weight (prediction - target)^2) / sum(weight); an image without weight counts 0.
+
+        The mean of a batch is so that of its parts, each weighted by its images, whatever the weights are.
+        """
+
+    @abstractmethod
+    def masked_mse_backward(self, prediction: Array, target: Array, weight: Array) -> Array:
+        """2 weight (prediction - target) / (sum(weight) of the image) / images."""
+
     # ---- optimizer updates: these change `data` and the state arrays in place ----
     @abstractmethod
     def sgd_update(

@@ -39,7 +39,7 @@ from .layers import (
     Upsampling,
     UpsamplingNearest2d,
 )
-from .losses import L1, MSE, Loss
+from .losses import L1, MSE, Loss, MaskedMSE
 from .model import Epoch, Model
 from .module import BackwardError, Module, Parameter, is_grad_enabled, no_grad
 from .optim import SGD, Adam, Optimizer
@@ -80,6 +80,7 @@ __all__ = [
     "Linear",
     "Loss",
     "MSELoss",
+    "MaskedMSE",
     "MaxPool2d",
     "Model",
     "Module",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -11,6 +12,8 @@ from . import checks
 from .backends import backend, to_numpy
 from .backends.base import Array
 from .data.pairs import ArrayPairs, Pairs, StoredPairs
+
+HELD_OUT_BYTES = 2**28  # of validation images, as float32
 
 
 def as_images(images: Any) -> tuple[Array, bool]:
@@ -56,7 +59,10 @@ def as_pairs(train_input: Any, train_target: Any) -> Pairs:
 
 
 def held_out_images(pairs: Pairs, validation: Any, rng: np.random.Generator) -> tuple[Pairs, Any]:
-    """The pairs to train on, and the (input, target) images to validate on, or None."""
+    """The pairs to train on, and the (input, target) images to validate on, or None.
+
+    Of a share of pairs that are not in memory, at most HELD_OUT_BYTES of images are taken.
+    """
     if validation is None:
         return pairs, None
     if isinstance(validation, Pairs):
@@ -65,12 +71,7 @@ def held_out_images(pairs: Pairs, validation: Any, rng: np.random.Generator) -> 
         if len(validation) != 2:
             raise ValueError(f"validation must be a share or (input, target), got {len(validation)} things")
         images = to_numpy(validation[0]), to_numpy(validation[1])
-        held = ArrayPairs(*images)  # raises for what is not a pair of stacks of images
-        if held.image_shape[0] != pairs.image_shape[0]:
-            raise ValueError(
-                f"validation images have {held.image_shape[0]} channels, they must have the {pairs.image_shape[0]} of "
-                "the training images"
-            )
+        _check_held_out(*images, pairs)
         return pairs, images
     share = checks.number(validation, "validation", above=0)
     if share >= 1:
@@ -78,4 +79,34 @@ def held_out_images(pairs: Pairs, validation: Any, rng: np.random.Generator) -> 
     if not isinstance(pairs, StoredPairs):
         raise TypeError("validation as a share needs stored pairs; give (input, target) for pairs drawn on demand")
     kept, held_out = pairs.split(share, rng)
-    return kept, held_out.take(len(held_out), rng)
+    count = len(held_out)
+    if not isinstance(pairs, ArrayPairs):
+        pair_bytes = 4 * (math.prod(pairs.input_shape) + math.prod(pairs.target_shape))
+        count = min(count, max(1, HELD_OUT_BYTES // pair_bytes))
+    return kept, held_out.take(count, rng)
+
+
+def _check_held_out(inputs: np.ndarray, targets: np.ndarray, pairs: Pairs) -> None:
+    """Raise unless these can validate a training on `pairs`.
+
+    An input may have a noise map beside its image, as the pairs' have; a target is an image, or what the pairs' are.
+    """
+    if pairs.input_shape == pairs.target_shape:
+        ArrayPairs(inputs, targets)  # raises for what is not a pair of stacks of images
+    else:
+        for images in (inputs, targets):
+            ArrayPairs(images, images)
+        if len(inputs) != len(targets) or inputs.shape[2:] != targets.shape[2:]:
+            raise ValueError(
+                f"validation inputs {inputs.shape} and targets {targets.shape} must have one number, height and width"
+            )
+    if inputs.shape[1] != pairs.input_shape[0]:
+        raise ValueError(
+            f"validation images have {inputs.shape[1]} channels, they must have the {pairs.input_shape[0]} of the "
+            "training images"
+        )
+    if targets.shape[1] not in (pairs.image_shape[0], pairs.target_shape[0]):
+        raise ValueError(
+            f"validation targets have {targets.shape[1]} channels, they must have the {pairs.image_shape[0]} of the "
+            f"images or the {pairs.target_shape[0]} of the training targets"
+        )

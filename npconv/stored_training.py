@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .losses import L1, MSE, Loss
+from .losses import L1, MSE, Loss, MaskedMSE
 from .module import Module
 from .optim import SGD, Adam, Optimizer
 from .weights import WeightsFileError
 
-LOSSES: dict[str, type[Loss]] = {"MSE": MSE, "L1": L1}
+LOSSES: dict[str, type[Loss]] = {"MSE": MSE, "L1": L1, "MaskedMSE": MaskedMSE}
 OPTIMIZERS: dict[str, type[Optimizer]] = {"SGD": SGD, "Adam": Adam}
 
 

@@ -1,4 +1,4 @@
-"""Losses: the mean over every element, and its gradient with respect to the prediction."""
+"""Losses: the mean over every element, or over the weighted ones, and its gradient with respect to the prediction."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..base import Array, Backend
 
 
 class LossOps(Backend):
-    """mse and l1; sums run in float64."""
+    """mse, l1 and masked mse; sums run in float64."""
 
     def mse_forward(self, prediction: Array, target: Array) -> float:
         difference = prediction - target
@@ -20,3 +20,24 @@ class LossOps(Backend):
 
     def l1_backward(self, prediction: Array, target: Array) -> Array:
         return self.xp.sign(prediction - target) * (1 / prediction.size)
+
+    def masked_mse_forward(self, prediction: Array, target: Array, weight: Array) -> Array:
+        difference = prediction - target
+        difference *= difference
+        difference *= weight
+        return self.xp.mean(self._image_sums(difference) / self._weight_sums(weight))
+
+    def masked_mse_backward(self, prediction: Array, target: Array, weight: Array) -> Array:
+        grad = prediction - target
+        grad *= weight
+        factors = (2 / len(prediction) / self._weight_sums(weight)).astype(prediction.dtype)
+        grad *= factors.reshape(-1, *[1] * (prediction.ndim - 1))
+        return grad
+
+    def _weight_sums(self, weight: Array) -> Array:
+        """Each image's sum of weights; 1 where it is zero, and so is all that is divided by it."""
+        sums = self._image_sums(weight)
+        return self.xp.where(sums > 0, sums, 1.0)
+
+    def _image_sums(self, x: Array) -> Array:
+        return x.sum(axis=tuple(range(1, x.ndim)), dtype=self.xp.float64)

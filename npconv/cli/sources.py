@@ -4,6 +4,8 @@
     --data FOLDER|FILE.h5   photographs; some of them are held out to validate on
     --data FILE.h5          ready-made pairs (`input`, `target`); some of them are held out
 
+With --target self the photographs may be noisy themselves (--noise none), and are taken so if --noise is not given.
+
 `open_source` checks all that can be checked without long work and returns a `Source`, whose `load` does the
 work. Validation pairs are drawn with a fixed seed, the same for every run.
 """
@@ -13,14 +15,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ..data import (
     ArrayPhotos,
-    FolderPhotos,
     Noise,
+    NoNoise,
     Pairs,
     PatchPairs,
     Photos,
@@ -28,10 +29,11 @@ from ..data import (
     open_data,
     parse_noise,
 )
-from ..data.pairs import StoredPairs
-from .files import shortest_side
+from ..data.pairs import Shape, StoredPairs
+from ..data.patches import check_target
 from .parser import given
 from .progress import Bar
+from .usable import usable
 
 NOISE, TARGET, PATCH_SIZE, PATCHES = "pixel-sampling", "noisy", 32, 20000  # defaults
 VALIDATION_SEED = 0
@@ -47,9 +49,14 @@ Images = tuple[np.ndarray, np.ndarray]
 
 @dataclass
 class Source:
-    """Data that has been checked: `load` gives the pairs to train on, and (input, target) to validate on."""
+    """Data that has been checked: `load` gives the pairs to train on, and (input, target) to validate on.
 
-    image_shape: tuple[int, int, int]
+    The shapes are those of `Pairs`: of the images, and of what a network is given and compared with.
+    """
+
+    image_shape: Shape
+    input_shape: Shape
+    target_shape: Shape
     count: int  # pairs an epoch
     facts: dict[str, str]
     load: Callable[[], tuple[Pairs, Images]]
@@ -61,44 +68,74 @@ def open_source(args: argparse.Namespace) -> Source:
     Raises FileNotFoundError, ValueError and TypeError for what is missing, unreadable, too small or
     contradictory.
     """
-    data = None if args.data is None else open_data(args.data, args.image_channels)
+    data = None if args.data is None else open_data(args.data, args.image_channels, _corrupt(args))
     if isinstance(data, Pairs):
-        ignored = given(args, "noise", "target", "patch_size", "patches")
+        ignored = given(args, "noise", "target", "patch_size", "patches") + _skipping(args)
         if ignored:
             raise ValueError(f"{args.data} holds ready-made pairs: {', '.join(ignored)} would have no effect")
+        if _noise_map(args):
+            raise ValueError(f"{args.data} holds ready-made pairs, without the noise level that the network takes")
         return _from_pairs(args, data)
     _fill_in(args)
+    check_target(args.target, args.noise, _noise_map(args))
     return _from_leaves(args) if data is None else _from_photos(args, data)
 
 
 def _fill_in(args: argparse.Namespace) -> None:
-    defaults = {"noise": parse_noise(NOISE), "target": TARGET, "patch_size": PATCH_SIZE, "patches": PATCHES}
+    # Dead leaves are clean; photographs that someone wants to learn from alone are noisy.
+    as_they_are = args.target == "self" and args.data is not None
+    noise = NoNoise() if as_they_are else parse_noise(NOISE)
+    defaults = {"noise": noise, "target": TARGET, "patch_size": PATCH_SIZE, "patches": PATCHES}
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
 
 
+def _corrupt(args: argparse.Namespace) -> str:
+    """What to do with photographs that cannot be used: "fail" or "skip"."""
+    return getattr(args, "corrupt", None) or "fail"
+
+
+def _skipping(args: argparse.Namespace) -> list[str]:
+    return ["--corrupt skip"] if _corrupt(args) == "skip" else []
+
+
+def _noise_map(args: argparse.Namespace) -> bool:
+    """Whether the network takes the noise level as one channel more."""
+    return bool(getattr(args, "noise_map", False))
+
+
+def _pairs(args: argparse.Namespace, photos: Photos) -> PatchPairs:
+    """The pairs to train on, drawn from photographs."""
+    augment = getattr(args, "augment", True)
+    return PatchPairs(
+        photos, args.noise, args.patches, args.patch_size, args.target, augment, noise_map=_noise_map(args)
+    )
+
+
 # ---- photographs ----
 def _from_photos(args: argparse.Namespace, photos: Photos) -> Source:
-    check_sizes(photos, args.data, args.noise, args.patch_size)
+    photos = usable(photos, args.data, args.noise, args.patch_size)
     if args.validation is None:
         if len(photos) < 2:
             raise ValueError(f"{args.data} has one photo only: give others to validate on with --validation")
         photos, others = photos.split(HELD_OUT, np.random.default_rng(VALIDATION_SEED))
-        where = f"{_images(len(others))} of {args.data}, held out"
+        where = f"{_images(len(others))} of {args.data}, held out{_on_hidden(args)}"
         validate = _drawn(args, others)
     else:
         validate, where = _given_validation(args, photos.channels)
-    pairs = PatchPairs(photos, args.noise, args.patches, args.patch_size, args.target)
+    pairs = _pairs(args, photos)
+    facts = {"data": f"{_images(len(photos))} of {args.data}", "noise": _describe(args), "validation": where}
     return Source(
-        pairs.image_shape,
-        len(pairs),
-        {"data": f"{_images(len(photos))} of {args.data}", "noise": _describe(args), "validation": where},
-        lambda: (pairs, validate()),
+        pairs.image_shape, pairs.input_shape, pairs.target_shape, len(pairs), facts, lambda: (pairs, validate())
     )
 
 
 def _from_leaves(args: argparse.Namespace) -> Source:
+    if isinstance(args.noise, NoNoise):
+        raise ValueError("dead leaves images (no --data) are clean: give --noise, such as gaussian:25")
+    if _skipping(args):
+        raise ValueError("--corrupt skip would have no effect without --data")
     channels = args.image_channels or 3
     side = max(LEAVES_SIDE, args.noise.smallest_photo(args.patch_size) * 3 // 2)
     # Larger images, fewer of them: the time to make them stays the same.
@@ -111,10 +148,11 @@ def _from_leaves(args: argparse.Namespace) -> Source:
 
     def load() -> tuple[Pairs, Images]:
         photos = _made("dead leaves", count, side, channels, args.seed, not args.quiet)
-        return PatchPairs(photos, args.noise, args.patches, args.patch_size, args.target), validate()
+        return _pairs(args, photos), validate()
 
     facts = {"data": f"{count} dead leaves images", "noise": _describe(args), "validation": where}
-    return Source((channels, args.patch_size, args.patch_size), args.patches, facts, load)
+    alike = _pairs(args, ArrayPhotos(np.zeros((1, channels, side, side), np.uint8)))  # for its shapes
+    return Source(alike.image_shape, alike.input_shape, alike.target_shape, args.patches, facts, load)
 
 
 def _drawn_from_leaves(args: argparse.Namespace, count: int, side: int, channels: int) -> Callable[[], Images]:
@@ -152,7 +190,8 @@ def _from_pairs(args: argparse.Namespace, pairs: Pairs) -> Source:
         "data": f"{len(chosen):,} pairs of {args.data}, input and target as they are",
         "validation": where,
     }
-    return Source(pairs.image_shape, len(pairs), facts, lambda: (chosen, validate()))
+    shapes = pairs.image_shape, pairs.input_shape, pairs.target_shape
+    return Source(*shapes, len(pairs), facts, lambda: (chosen, validate()))
 
 
 # ---- validation ----
@@ -160,17 +199,20 @@ def _given_validation(
     args: argparse.Namespace, channels: int, photos_allowed: bool = True
 ) -> tuple[Callable[[], Images], str]:
     """Validation pairs from --validation, and what they are in words."""
-    data = open_data(args.validation, channels)
+    data = open_data(args.validation, channels, _corrupt(args))
     if isinstance(data, StoredPairs):
+        if _noise_map(args):
+            raise ValueError(f"{args.validation} holds pairs, without the noise level that the network takes")
         return _taken(args, data), f"pairs of {args.validation}, input against target"
     if not isinstance(data, Photos) or not photos_allowed:
         raise ValueError(f"{args.validation} must hold pairs ('input' and 'target'), as {args.data} does")
-    check_sizes(data, args.validation, args.noise, args.patch_size)
-    return _drawn(args, data), f"{_images(len(data))} of {args.validation}"
+    data = usable(data, args.validation, args.noise, args.patch_size)
+    return _drawn(args, data), f"{_images(len(data))} of {args.validation}{_on_hidden(args)}"
 
 
 def _drawn(args: argparse.Namespace, photos: Photos) -> Callable[[], Images]:
-    return lambda: validation_pairs(photos, args.noise, args.patch_size, args.validation_pairs, VALIDATION_SEED)
+    count, noise_map = args.validation_pairs, _noise_map(args)
+    return lambda: validation_pairs(photos, args.noise, args.patch_size, count, VALIDATION_SEED, noise_map)
 
 
 def _taken(args: argparse.Namespace, pairs: StoredPairs) -> Callable[[], Images]:
@@ -178,33 +220,29 @@ def _taken(args: argparse.Namespace, pairs: StoredPairs) -> Callable[[], Images]
     return lambda: pairs.take(count, np.random.default_rng(VALIDATION_SEED))
 
 
-def validation_pairs(photos: Photos, noise: Noise, patch_size: int, count: int, seed: int) -> Images:
-    """The same `count` pairs at every call, noisy and clean: (count, C, patch_size, patch_size) each."""
-    pairs = PatchPairs(photos, noise, count, patch_size, target="clean", augment=False)
+def validation_pairs(
+    photos: Photos, noise: Noise, patch_size: int, count: int, seed: int, noise_map: bool = False
+) -> Images:
+    """The same `count` pairs at every call, noisy and clean: (count, C, patch_size, patch_size) each.
+
+    With a noise map the noisy ones have one channel more. For photographs that are noisy as they are there is nothing
+    clean: then some values of the inputs are hidden, and the targets, with 2C channels, have weights that count those.
+    """
+    target = "self" if isinstance(noise, NoNoise) else "clean"
+    pairs = PatchPairs(photos, noise, count, patch_size, target, augment=False, noise_map=noise_map)
     return pairs.take(count, np.random.default_rng(seed))
 
 
-def check_sizes(photos: Photos, where: str, noise: Noise, patch_size: int) -> None:
-    """ValueError that names the photographs of a folder that are too small for the patches, or unreadable.
-
-    Only the files' headers are read. Other photographs know their sizes, and `PatchPairs` checks them.
-    """
-    if not isinstance(photos, FolderPhotos):
-        PatchPairs(photos, noise, 1, patch_size)
-        return
-    smallest = noise.smallest_photo(patch_size)
-    small = [name for name in photos.names if shortest_side(Path(where) / name) < smallest]
-    if small:
-        more = f" and {len(small) - 1} more" if len(small) > 1 else ""
-        raise ValueError(
-            f"{small[0]!r}{more} of {where} must be at least {smallest} x {smallest} pixels for patches of "
-            f"{patch_size} with {noise} noise: take these photos away, or choose a smaller --patch-size"
-        )
+def _on_hidden(args: argparse.Namespace) -> str:
+    """What is said of validation photographs that are noisy as they are."""
+    return "; on hidden pixels, against their noisy values" if isinstance(args.noise, NoNoise) else ""
 
 
 def _describe(args: argparse.Namespace) -> str:
     size = f"{args.patch_size} x {args.patch_size}"
-    return f"{args.noise}; {args.patches:,} patches of {size} an epoch, {args.target} targets"
+    noise = "none added: the images are noisy as they are" if isinstance(args.noise, NoNoise) else str(args.noise)
+    targets = "their own hidden pixels as" if args.target == "self" else args.target
+    return f"{noise}; {args.patches:,} patches of {size} an epoch, {targets} targets"
 
 
 def _images(count: int) -> str:

@@ -3,8 +3,9 @@
     write_images("photos.h5", images)          HDF5Photos("photos.h5")[i]           (C, H, W)
     write_pairs("pairs.h5", inputs, targets)   HDF5Pairs("pairs.h5").batches(...)   (B, C, H, W)
 
-Data sets are (N, C, H, W), a chunk an image, with checksums (fletcher32). Reading takes only what is asked
-for; a file stays open while its object lives, and an object is for one thread at a time.
+Data sets are (N, C, H, W), in chunks of one image, or of a part of it where it is larger than 512 x 512, with
+checksums (fletcher32). Reading takes only what is asked for; a file stays open while its object lives, and an object
+is for one thread at a time.
 """
 
 from __future__ import annotations
@@ -17,58 +18,97 @@ import h5py
 import numpy as np
 
 from ..whole_file import whole_file
+from .lazy import CACHE_BYTES, LazyPhotos
 from .pairs import Batch, StoredPairs, check_pair_dtype, check_pair_shapes
-from .photos import LRUCache, Photos
+from .photos import AT_ONCE
 from .values import as_array, check_dtype, check_finite, check_scale, in_8bit_steps
 
 __all__ = ["HDF5Pairs", "HDF5Photos", "dataset_names", "write_images", "write_pairs"]
 
 _SAMPLE = 16  # pairs that are read when a file is opened, to see their scale
 _CHUNK_CACHE = 2**26  # bytes; for files by others, whose chunks may hold many images
+_CHUNK_SIDE = 512  # pixels: a patch of a large image then costs at most four chunks
 
 
-class HDF5Photos(Photos):
+class HDF5Photos(LazyPhotos):
     """Photographs in a data set of an HDF5 file, read when they are asked for.
 
     path: the file; dataset: its (N, C, H, W) data set of uint8, uint16 (scaled to 0..255) or floats 0..255.
-    cache_bytes: how much of what was read is remembered. Raises FileNotFoundError; ValueError for a file or
-    data set of another kind, and on reading for one that is damaged; TypeError for other dtypes.
+    cache_bytes: how much of what was read is remembered. corrupt: "fail" or "skip", as for `FolderPhotos`. Raises
+    FileNotFoundError; ValueError for a file or data set of another kind, and on reading for one that is damaged;
+    TypeError for other dtypes.
     """
 
-    def __init__(self, path: str | Path, dataset: str = "images", cache_bytes: int = 2**30) -> None:
+    def __init__(
+        self, path: str | Path, dataset: str = "images", cache_bytes: int = CACHE_BYTES, corrupt: str = "fail"
+    ) -> None:
+        super().__init__(cache_bytes, corrupt)
         self._path = Path(path)
-        self._file = _opened(self._path)
+        # Room for a chunk or more of files by others, which may hold many images, beside the cache of photographs.
+        self._file = _opened(self._path, max(2**20, min(_CHUNK_CACHE, cache_bytes // 4)))
         self._dataset = _dataset(self._file, dataset)
         check_dtype(self._dataset.dtype, _described(self._dataset))
         if self._dataset.ndim != 4 or 0 in self._dataset.shape:
             shape = self._dataset.shape
             raise ValueError(f"{_described(self._dataset)} (shape {shape}) must be (N, C, H, W), not empty")
-        self.channels = int(self._dataset.shape[1])
-        self._cache = LRUCache(cache_bytes)
+        _, self.channels, self._height, self._width = (int(n) for n in self._dataset.shape)
+        self._large = self._is_large(self._typical_bytes()[0])
+        if self._large and self._dataset.dtype.kind == "f":
+            self._check_scale()
 
     def __len__(self) -> int:
         return int(self._dataset.shape[0])
 
-    def _read(self, index: int) -> np.ndarray:
-        return self._cache.get(index, self._load)
-
     def _load(self, index: int) -> np.ndarray:
-        name = self._name(index)
-        with _damage_named(name):
-            photo = self._dataset[index]
-        check_scale(photo, name)
-        return in_8bit_steps(photo, name)
+        photo = self._stored(index, (slice(None),))
+        check_scale(photo, self.name(index))
+        return photo
 
-    def _name(self, index: int) -> str:
+    def _check_scale(self) -> None:
+        """Of large images, whose regions may be dark: by a look at places all over the data set."""
+        side = min(_CHUNK_SIDE, self._height, self._width)
+        places = np.linspace(0, 1, _SAMPLE)
+        largest = []
+        for index, place in zip(np.linspace(0, len(self) - 1, _SAMPLE, dtype=np.intp), places, strict=True):
+            top, left = int(place * (self._height - side)), int(place * (self._width - side))
+            with _damage_named(self.name(index)):
+                largest.append(self._dataset[index, :, top : top + side, left : left + side].max())
+        check_scale(np.array(largest), _described(self._dataset))
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self._height, self._width
+
+    def _region(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+        if not self._large:
+            return super()._region(index, top, left, height, width)
+        return self._stored(index, (slice(None), slice(top, top + height), slice(left, left + width)))
+
+    def _stored(self, index: int, where: tuple[slice, ...]) -> np.ndarray:
+        """A part of an image, with values 0..255."""
+        place = (index, *where)
+        with _damage_named(self.name(index)):
+            part = self._dataset[place]
+        return in_8bit_steps(part, self.name(index))
+
+    def _typical_bytes(self) -> list[int]:
+        itemsize = self._dataset.dtype.itemsize
+        itemsize = 4 if self._dataset.dtype.kind == "u" and itemsize == 2 else itemsize  # 16 bits become float32
+        return [self.channels * self._height * self._width * itemsize]
+
+    @property
+    def at_once(self) -> int:
+        return AT_ONCE if self._large else super().at_once
+
+    def name(self, index: int) -> str:
         return f"{self._path.name}[{index}]"
 
     @property
     def names(self) -> list[str]:
-        return [self._name(i) for i in range(len(self))]
+        return [self.name(i) for i in range(len(self))]
 
     @property
     def known_sizes(self) -> list[tuple[int, int]]:
-        return [(int(self._dataset.shape[2]), int(self._dataset.shape[3]))] * len(self)
+        return [(self._height, self._width)] * len(self)
 
 
 class HDF5Pairs(StoredPairs):
@@ -150,14 +190,15 @@ def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes a new file beside `path` that then takes its place: a crash leaves the old one whole."""
     with whole_file(path) as part, h5py.File(part, "w") as file:
         for name, images in arrays.items():
-            file.create_dataset(name, data=images, chunks=(1, *images.shape[1:]), fletcher32=True)
+            chunks = (1, images.shape[1], *(min(side, _CHUNK_SIDE) for side in images.shape[2:]))
+            file.create_dataset(name, data=images, chunks=chunks, fletcher32=True)
 
 
-def _opened(path: Path) -> h5py.File:
+def _opened(path: Path, chunk_cache: int = _CHUNK_CACHE) -> h5py.File:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
     try:
-        return h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
+        return h5py.File(path, "r", rdcc_nbytes=chunk_cache)
     except OSError as error:
         raise ValueError(f"{str(path)!r} is not an HDF5 file that can be read: {error}") from error
 

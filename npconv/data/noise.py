@@ -1,27 +1,27 @@
-"""The three noise models: pixel sampling, Gaussian and Poisson.
+"""Noise models: Gaussian, Poisson, and none; pixel sampling is in pixel_sampling.py, their texts in noise_text.py.
 
 A noise model turns a photograph into what Noise2Noise trains on: two noisy versions of the same scene whose
 noise is independent and has mean zero (Lehtinen et al., "Noise2Noise: Learning Image Restoration without
 Clean Data", 2018).
 
-    photo (C, H, W), 0..255  ->  noisy, noisy, ..., clean     float32, 0..255
+    photo (C, H, W), 0..255  ->  noisy, noisy, ..., clean     float32, in 8-bit steps, not clipped
 
 `corrupt` does this for a whole photograph, `patch` for one small square of it and with no work that isn't
-asked for. `parse_noise` reads what `str` of a model writes: `gaussian:25`, `poisson:30`,
-`pixel-sampling:5-8`.
+asked for. A model of a range, such as `Gaussian(0, 55)`, draws its strength anew for every picture and patch;
+`drawn` gives the model that such a draw makes.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 
 from .. import checks
 
-__all__ = ["Gaussian", "Noise", "PixelSampling", "Poisson", "parse_noise"]
+__all__ = ["Gaussian", "NoNoise", "Noise", "Poisson", "plain"]
 
 Corrupted = tuple[list[np.ndarray], np.ndarray]  # the noisy versions, and the clean image
 
@@ -29,16 +29,39 @@ Corrupted = tuple[list[np.ndarray], np.ndarray]  # the noisy versions, and the c
 class Noise(ABC):
     """A way to make noisy images from a photograph, with noise of mean zero: fit to be trained on."""
 
+    # Whether the channels of a pixel have noise of their own: then the other channels tell nothing about a
+    # channel's noise, and blind-spot training may hide one channel of a pixel without the others.
+    independent_channels: ClassVar[bool] = True
+
+    @property
+    def noise_level(self) -> float | None:
+        """The standard deviation in 8-bit steps where all pixels have the same, which is known; else None."""
+        return None
+
+    @property
+    def has_noise_level(self) -> bool:
+        """Whether what `drawn` gives has a `noise_level`."""
+        return self.noise_level is not None
+
+    def drawn(self, rng: np.random.Generator) -> Noise:
+        """The model for one picture: of a range, a random one in it; else the model itself, and nothing is drawn.
+
+        Both images of a Noise2Noise pair are of one draw, as two exposures of one camera are.
+        """
+        return self
+
     def corrupt(self, photo: np.ndarray, rng: np.random.Generator, copies: int = 2) -> Corrupted:
         """Makes `copies` independent noisy versions of a whole photograph, and the clean image.
 
-        photo: (C, H, W), 0..255, uint8 or float. Returns (list of noisy, clean), all float32, 0..255, of one
-        shape: the photo's for Gaussian and Poisson noise, smaller by the block for pixel sampling. Raises
-        ValueError for a photo that isn't (C, H, W) or is too small, and for copies below 1; TypeError for
-        copies that are no integer.
+        photo: (C, H, W), 0..255, uint8 or float. Returns (list of noisy, clean), all float32, of one shape:
+        the photo's for Gaussian and Poisson noise, smaller by the block for pixel sampling. Raises ValueError
+        for a photo that isn't (C, H, W) or is too small, and for copies below 1; TypeError for copies that
+        are no integer.
         """
         _check_photo(photo, self.smallest_photo(1))
-        return self._corrupt(photo, rng, checks.integer(copies, "copies", 1))
+        copies = checks.integer(copies, "copies", 1)
+        *noisy, clean = self.drawn(rng)._corrupt(photo, rng, copies)
+        return noisy, clean
 
     def patch(
         self, photo: np.ndarray, size: int, rng: np.random.Generator, clean: bool = False
@@ -46,25 +69,39 @@ class Noise(ABC):
         """Draws a noisy patch from a random place of a photograph, with a second noisy one or the clean one.
 
         photo: (C, H, W), 0..255; size: side of the patch in pixels. Returns two (C, size, size) float32
-        arrays, 0..255: (noisy, second noisy), or (noisy, clean) with `clean`. Raises ValueError if the photo
-        is smaller than `smallest_photo(size)`.
+        arrays: (noisy, second noisy), or (noisy, clean) with `clean`. Raises ValueError if the photo is
+        smaller than `smallest_photo(size)`.
         """
         _check_photo(photo, self.smallest_photo(size))
-        return self._patch(photo, size, rng, clean)
+        noise = self.drawn(rng)
+        top, left, side = noise.random_area(photo.shape[1:], size, rng)
+        area = photo[:, top : top + side, left : left + side]
+        first, second = noise.versions(area, size, rng, 1 if clean else 2, clean)
+        return first, second
 
     @abstractmethod
     def smallest_photo(self, size: int) -> int:
         """The shortest side, in pixels, that a photograph must have to give a patch of `size` x `size`."""
 
     @abstractmethod
-    def _corrupt(self, photo: np.ndarray, rng: np.random.Generator, copies: int) -> Corrupted:
-        """What `corrupt` does, for arguments already checked."""
+    def random_area(self, shape: tuple[int, ...], size: int, rng: np.random.Generator) -> tuple[int, int, int]:
+        """Top, left and side of a random square of a photograph of `shape` (H, W), to make a patch of `size` from.
+
+        So nothing else of the photograph need be read. The shape must allow it: see `smallest_photo`.
+        """
 
     @abstractmethod
-    def _patch(
-        self, photo: np.ndarray, size: int, rng: np.random.Generator, clean: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """What `patch` does, for arguments already checked."""
+    def versions(
+        self, area: np.ndarray, size: int, rng: np.random.Generator, copies: int, clean: bool = False
+    ) -> list[np.ndarray]:
+        """`copies` noisy patches made from such an area (C, side, side), then the clean one with `clean`.
+
+        All are (C, size, size), float32. The model must be one that `drawn` gives.
+        """
+
+    @abstractmethod
+    def _corrupt(self, photo: np.ndarray, rng: np.random.Generator, copies: int) -> list[np.ndarray]:
+        """The noisy versions of a photo, then the clean one; for arguments already checked."""
 
     @abstractmethod
     def __str__(self) -> str:
@@ -81,34 +118,46 @@ class _PixelwiseNoise(Noise):
     def smallest_photo(self, size: int) -> int:
         return checks.integer(size, "size", 1)
 
-    def _corrupt(self, photo: np.ndarray, rng: np.random.Generator, copies: int) -> Corrupted:
-        return list(self._noisy(photo, rng, copies)), photo.astype(np.float32)
+    def random_area(self, shape: tuple[int, ...], size: int, rng: np.random.Generator) -> tuple[int, int, int]:
+        return *random_corner(shape, size, rng), size
 
-    def _patch(
-        self, photo: np.ndarray, size: int, rng: np.random.Generator, clean: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        top, left = _random_corner(photo.shape, size, rng)
-        crop = photo[:, top : top + size, left : left + size]
-        if clean:
-            return self._noisy(crop, rng, 1)[0], crop.astype(np.float32)
-        noisy, second = self._noisy(crop, rng, 2)
-        return noisy, second
+    def versions(
+        self, area: np.ndarray, size: int, rng: np.random.Generator, copies: int, clean: bool = False
+    ) -> list[np.ndarray]:
+        noisy = list(self._noisy(area, rng, copies))
+        return [*noisy, area.astype(np.float32)] if clean else noisy
+
+    def _corrupt(self, photo: np.ndarray, rng: np.random.Generator, copies: int) -> list[np.ndarray]:
+        return self.versions(photo, 0, rng, copies, clean=True)
 
 
 @dataclass(frozen=True)
 class Gaussian(_PixelwiseNoise):
     """Additive Gaussian noise, not clipped to 0..255 (clipping would give it a mean).
 
-    sigma: standard deviation in 8-bit steps, at least 0.
+    sigma: standard deviation in 8-bit steps, at least 0. largest: None, or the end of a range that begins
+    at sigma; each picture or patch then has a standard deviation drawn uniformly from it.
     """
 
     sigma: float
+    largest: float | None = None
 
     def __post_init__(self) -> None:
-        checks.number(self.sigma, "sigma", 0)
+        _check_range("sigma", checks.number(self.sigma, "sigma", 0), self.largest)
+
+    @property
+    def noise_level(self) -> float | None:
+        return float(self.sigma) if self.largest is None else None
+
+    @property
+    def has_noise_level(self) -> bool:
+        return True
+
+    def drawn(self, rng: np.random.Generator) -> Gaussian:
+        return self if self.largest is None else Gaussian(rng.uniform(self.sigma, self.largest))
 
     def __str__(self) -> str:
-        return f"gaussian:{_plain(self.sigma)}"
+        return f"gaussian:{_range_text(self.sigma, self.largest)}"
 
     def _noisy(self, clean: np.ndarray, rng: np.random.Generator, copies: int) -> np.ndarray:
         noisy = rng.standard_normal((copies, *clean.shape), dtype=np.float32)
@@ -122,16 +171,21 @@ class Poisson(_PixelwiseNoise):
     """Photon noise: Poisson(x / 255 * peak) / peak * 255.
 
     peak: the mean number of photons of a pixel of value 255, above 0. The standard deviation at value x is
-    sqrt(255 x / peak), in 8-bit steps.
+    sqrt(255 x / peak), in 8-bit steps. largest: None, or the end of a range that begins at peak; each picture
+    or patch then has a peak drawn uniformly from it.
     """
 
     peak: float
+    largest: float | None = None
 
     def __post_init__(self) -> None:
-        checks.number(self.peak, "peak", above=0)
+        _check_range("peak", checks.number(self.peak, "peak", above=0), self.largest)
+
+    def drawn(self, rng: np.random.Generator) -> Poisson:
+        return self if self.largest is None else Poisson(rng.uniform(self.peak, self.largest))
 
     def __str__(self) -> str:
-        return f"poisson:{_plain(self.peak)}"
+        return f"poisson:{_range_text(self.peak, self.largest)}"
 
     def _noisy(self, clean: np.ndarray, rng: np.random.Generator, copies: int) -> np.ndarray:
         if clean.dtype.kind != "u" and clean.min() < 0:
@@ -141,148 +195,57 @@ class Poisson(_PixelwiseNoise):
 
 
 @dataclass(frozen=True)
-class PixelSampling(Noise):
-    """One random pixel of each b x b block stands for the block's mean: a photo shrunk without averaging.
+class NoNoise(Noise):
+    """Adds nothing: for photographs that are noisy as they are, to be trained on with target "self" alone.
 
-    The pixel is the same for R, G and B. Its mean over the draws is the block's mean, so the noise has mean
-    exactly zero; it follows the local detail and has heavy tails. b is drawn from smallest..largest for every
-    picture or patch, from those values only for which the photo is large enough.
+    Nothing is known of their noise, so that the channels do not count as independent (a camera's are not,
+    after demosaicking). Asked for two versions or a clean one, `corrupt` and `patch` raise ValueError.
     """
 
-    smallest: int = 5
-    largest: int = 8
-
-    def __post_init__(self) -> None:
-        checks.integer(self.smallest, "smallest", 2)  # 1 pixel has no noise
-        if checks.integer(self.largest, "largest", 1) < self.smallest:
-            raise ValueError(f"largest (={self.largest}) must be at least smallest (={self.smallest})")
-
-    def __str__(self) -> str:
-        return f"pixel-sampling:{self.smallest}-{self.largest}"
+    independent_channels: ClassVar[bool] = False
 
     def smallest_photo(self, size: int) -> int:
-        return self.smallest * checks.integer(size, "size", 1)
+        return checks.integer(size, "size", 1)
 
-    def _block(self, photo: np.ndarray, size: int, rng: np.random.Generator) -> int:
-        largest = min(self.largest, photo.shape[1] // size, photo.shape[2] // size)
-        return int(rng.integers(self.smallest, largest + 1))
+    def random_area(self, shape: tuple[int, ...], size: int, rng: np.random.Generator) -> tuple[int, int, int]:
+        return *random_corner(shape, size, rng), size
 
-    def _corrupt(self, photo: np.ndarray, rng: np.random.Generator, copies: int) -> Corrupted:
-        block = self._block(photo, 1, rng)
-        height, width = photo.shape[1] // block, photo.shape[2] // block
-        photo = np.ascontiguousarray(photo)
-        noisy = _sample_blocks(photo, (0, 0), block, (copies, height, width), rng)
-        clean = _block_means(photo[:, : height * block, : width * block], block)
-        return list(np.ascontiguousarray(noisy.swapaxes(0, 1))), clean
+    def versions(
+        self, area: np.ndarray, size: int, rng: np.random.Generator, copies: int, clean: bool = False
+    ) -> list[np.ndarray]:
+        if clean or copies != 1:
+            raise ValueError(
+                "noise 'none' takes images as noisy as they are: there is no clean version of them and no second "
+                "noisy one, so it goes with target 'self' only"
+            )
+        return [area.astype(np.float32)]
 
-    def _patch(
-        self, photo: np.ndarray, size: int, rng: np.random.Generator, clean: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        block = self._block(photo, size, rng)
-        side = size * block
-        top, left = _random_corner(photo.shape, side, rng)
-        if not photo.flags.c_contiguous:
-            photo, top, left = np.ascontiguousarray(photo[:, top : top + side, left : left + side]), 0, 0
-        noisy = _sample_blocks(photo, (top, left), block, (1 if clean else 2, size, size), rng)
-        if clean:
-            return noisy[:, 0], _block_means(photo[:, top : top + side, left : left + side], block)
-        return noisy[:, 0], noisy[:, 1]
+    def _corrupt(self, photo: np.ndarray, rng: np.random.Generator, copies: int) -> list[np.ndarray]:
+        return self.versions(photo, 0, rng, copies, clean=True)
+
+    def __str__(self) -> str:
+        return "none"
 
 
-def _sample_blocks(
-    photo: np.ndarray,
-    corner: tuple[int, int],
-    block: int,
-    shape: tuple[int, int, int],
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """One random pixel of each block: (C, copies, height, width), float32, of a contiguous photo.
-
-    corner: top and left of the first block; shape: copies, and how many blocks down and across.
-    """
-    channels, _, width = photo.shape
-    # Positions in the flattened photo, one draw and one look-up a block: this runs once a patch, and plain
-    # (row, column) indexing would take several times as long.
-    drawn = rng.integers(0, block * block, shape, dtype=np.uint16)
-    positions = _pixels(block, width).take(drawn)
-    positions += _blocks(block, width, *shape[1:])
-    positions += corner[0] * width + corner[1]
-    return photo.reshape(channels, -1).take(positions, axis=1).astype(np.float32)
-
-
-@lru_cache(maxsize=64)
-def _pixels(block: int, photo_width: int) -> np.ndarray:
-    """Positions, in a flattened photo, of the b*b pixels of its first block."""
-    rows, columns = np.divmod(np.arange(block * block), block)
-    return rows * photo_width + columns
-
-
-@lru_cache(maxsize=64)
-def _blocks(block: int, photo_width: int, height: int, width: int) -> np.ndarray:
-    """Positions, in a flattened photo, of the first pixels of height x width blocks."""
-    return np.arange(height)[:, np.newaxis] * (block * photo_width) + np.arange(width) * block
-
-
-def _block_means(photo: np.ndarray, block: int) -> np.ndarray:
-    """The mean of each block of a photo that the blocks cover exactly: (C, H / block, W / block), float32."""
-    channels, height, width = photo.shape
-    # (C, H/b, b, W) -> (C, H/b, W) -> (C, H/b, W/b): the rows first, since they are whole runs
-    rows = photo.reshape(channels, height // block, block, width).sum(axis=2, dtype=np.float32)
-    means = rows.reshape(channels, height // block, width // block, block).sum(axis=3)
-    means /= block * block
-    return means
-
-
-def parse_noise(text: str) -> Noise:
-    """Makes a noise model from text: `pixel-sampling`, `pixel-sampling:5-8`, `gaussian:25` or `poisson:30`.
-
-    The number of `gaussian` is its sigma in 8-bit steps, that of `poisson` the photons at value 255, those of
-    `pixel-sampling` the smallest and the largest block. Raises ValueError that lists the choices for anything
-    else.
-    """
-    name, colon, number = text.strip().partition(":")
-    try:
-        return _build(name, number if colon else None)
-    except ValueError as error:
-        raise ValueError(f"noise {text!r}: {error}; choices: {_CHOICES}") from None
-
-
-_CHOICES = (
-    "pixel-sampling or pixel-sampling:SMALLEST-LARGEST (block sides, as 5-8), "
-    "gaussian:SIGMA (8-bit steps, as 25), poisson:PEAK (photons at value 255, as 30)"
-)
-
-
-def _build(name: str, number: str | None) -> Noise:
-    if name == "pixel-sampling":
-        return PixelSampling() if number is None else PixelSampling(*_parse_range(number))
-    if name == "gaussian":
-        return Gaussian(_parse_number("sigma", number))
-    if name == "poisson":
-        return Poisson(_parse_number("peak", number))
-    raise ValueError(f"there is no noise named {name!r}")
-
-
-def _parse_number(name: str, text: str | None) -> float:
-    if not text:
-        raise ValueError(f"the number ({name}) is missing")
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{name} (={text!r}) is not a number") from None
-
-
-def _parse_range(text: str) -> tuple[int, int]:
-    smallest, dash, largest = text.partition("-")
-    try:
-        return int(smallest), int(largest if dash else smallest)
-    except ValueError:
-        raise ValueError(f"block sides (={text!r}) must be two whole numbers, as 5-8") from None
-
-
-def _plain(value: float) -> str:
+def plain(value: float) -> str:
     """The shortest text that reads back as the same float, without a trailing `.0`."""
     return repr(float(value)).removesuffix(".0")
+
+
+def random_corner(shape: tuple[int, ...], side: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Top and left of a random square of `side` pixels inside a shape (H, W)."""
+    top = rng.integers(shape[0] - side + 1)
+    left = rng.integers(shape[1] - side + 1)
+    return int(top), int(left)
+
+
+def _range_text(smallest: float, largest: float | None) -> str:
+    return plain(smallest) if largest is None else f"{plain(smallest)}-{plain(largest)}"
+
+
+def _check_range(name: str, smallest: float, largest: float | None) -> None:
+    if largest is not None and checks.number(largest, "largest") < smallest:
+        raise ValueError(f"largest (={largest}) must be at least {name} (={smallest:g})")
 
 
 def _check_photo(photo: np.ndarray, side: int) -> None:
@@ -291,10 +254,3 @@ def _check_photo(photo: np.ndarray, side: int) -> None:
     if min(photo.shape[1:]) < side:
         height, width = photo.shape[1:]
         raise ValueError(f"the photo ({height} x {width}) must be at least {side} x {side} pixels")
-
-
-def _random_corner(shape: tuple[int, ...], side: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Top and left of a random square of `side` pixels inside a (C, H, W) shape."""
-    top = rng.integers(shape[1] - side + 1)
-    left = rng.integers(shape[2] - side + 1)
-    return int(top), int(left)

@@ -1,9 +1,9 @@
-"""Where training pairs come from: arrays, or patches drawn from photographs as they are needed.
+"""Where training pairs come from, as an interface; and pairs that are stored, in arrays.
 
     pairs.batches(32, rng)  ->  (input, target), (input, target), ...    float32, (B, C, H, W), 0..255
 
 An epoch is one call of `batches`; its order and draws depend on `rng` alone. `take` gives some pairs as
-arrays. `HDF5Pairs` (hdf5.py) is the third source.
+arrays. The other sources are `PatchPairs` (patches.py), which draws from photographs, and `HDF5Pairs` (hdf5.py).
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from typing import TypeVar
 import numpy as np
 
 from ..checks import integer
-from .noise import Noise
-from .photos import Photos
 from .values import as_array, check_finite, check_scale, check_share
 
-__all__ = ["ArrayPairs", "Pairs", "PatchPairs", "StoredPairs"]
+__all__ = ["ArrayPairs", "Pairs", "StoredPairs"]
 
 Batch = tuple[np.ndarray, np.ndarray]
+Shape = tuple[int, int, int]
 Stored = TypeVar("Stored", bound="StoredPairs")
 
 
@@ -34,8 +33,18 @@ class Pairs(ABC):
 
     @property
     @abstractmethod
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every input and every target."""
+    def image_shape(self) -> Shape:
+        """(C, H, W) of the images: of every input and every target, unless the two properties below say more."""
+
+    @property
+    def input_shape(self) -> Shape:
+        """(C, H, W) of every input; a noise map is one channel more than the image has."""
+        return self.image_shape
+
+    @property
+    def target_shape(self) -> Shape:
+        """(C, H, W) of every target; values and their weights are twice the channels of the image."""
+        return self.image_shape
 
     @abstractmethod
     def _epoch(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
@@ -46,8 +55,9 @@ class Pairs(ABC):
         """What `take` does, for arguments already checked."""
 
     def batches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """An epoch: every pair once, in random order, as (inputs, targets), each (B, C, H, W), float32,
-        0..255.
+        """An epoch: every pair once, in random order, as (inputs, targets), float32, in 8-bit steps.
+
+        Inputs are (B, *input_shape), targets (B, *target_shape).
 
         The last batch is smaller where batch_size does not divide the number of pairs. The arrays are the
         caller's. Raises ValueError for a batch_size below 1.
@@ -55,7 +65,7 @@ class Pairs(ABC):
         return self._epoch(integer(batch_size, "batch_size", 1), rng)
 
     def take(self, count: int, rng: np.random.Generator) -> Batch:
-        """Some pairs, no pair twice: (inputs, targets), each (count, C, H, W), float32, 0..255.
+        """Some pairs, no pair twice, as (inputs, targets) like those of `batches`.
 
         Raises ValueError for a count below 1, or above the number of pairs where they are stored ones.
         """
@@ -81,7 +91,7 @@ class StoredPairs(Pairs):
         return len(self._indices)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def image_shape(self) -> Shape:
         return self._shape
 
     def split(self: Stored, share: float, rng: np.random.Generator) -> tuple[Stored, Stored]:
@@ -130,108 +140,6 @@ class ArrayPairs(StoredPairs):
         StoredPairs.__init__(part, (len(indices), *self._shape), indices)
         part._inputs, part._targets = self._inputs, self._targets
         return part
-
-
-class PatchPairs(Pairs):
-    """Pairs of noisy patches from random places of photographs, drawn when they are needed and never the same
-    twice.
-
-    photos: where patches come from; noise: what is done to them. patches: how many an epoch has; the memory
-    in use doesn't depend on it. patch_size: side, in pixels. target: "noisy", an independent second noisy
-    version, or "clean". augment: turns and mirrors patches at random, both images of a pair alike. Raises
-    ValueError for arguments out of range and, here where the photos' sizes are known, otherwise when the
-    photo is first drawn, for a photo too small for the patch and the noise.
-    """
-
-    def __init__(
-        self,
-        photos: Photos,
-        noise: Noise,
-        patches: int = 10000,
-        patch_size: int = 32,
-        target: str = "noisy",
-        augment: bool = True,
-    ) -> None:
-        if target not in ("noisy", "clean"):
-            raise ValueError(f"target (={target!r}) must be 'noisy' or 'clean'")
-        self._photos, self._noise = photos, noise
-        self._patches = integer(patches, "patches", 1)
-        self._size = integer(patch_size, "patch_size", 1)
-        self._clean = target == "clean"
-        self._augment = augment
-        for index, size in enumerate(photos.known_sizes or ()):
-            self._check_size(index, *size)
-
-    def __len__(self) -> int:
-        return self._patches
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self._photos.channels, self._size, self._size
-
-    def _epoch(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-        order = _photo_order(len(self._photos), self._patches, rng)
-        for start in range(0, self._patches, batch_size):
-            yield self._draw(order[start : start + batch_size], rng)
-
-    def _take(self, count: int, rng: np.random.Generator) -> Batch:
-        return self._draw(_photo_order(len(self._photos), count, rng), rng)
-
-    def _draw(self, indices: np.ndarray, rng: np.random.Generator) -> Batch:
-        """A patch of each of these photographs."""
-        inputs = np.empty((len(indices), *self.image_shape), np.float32)
-        targets = np.empty_like(inputs)
-        poses = rng.integers(8 if self._augment else 1, size=len(indices))
-        for i, (index, pose) in enumerate(zip(indices.tolist(), poses.tolist(), strict=True)):
-            photo = self._photos[index]
-            self._check_size(index, *photo.shape[1:])
-            noisy, target = self._noise.patch(photo, self._size, rng, self._clean)
-            inputs[i], targets[i] = _posed(noisy, pose), _posed(target, pose)
-        return inputs, targets
-
-    def _check_size(self, index: int, height: int, width: int) -> None:
-        side = self._noise.smallest_photo(self._size)
-        if min(height, width) < side:
-            raise ValueError(
-                f"{self._photos.names[index]} ({height} x {width}) must be at least {side} x {side} pixels "
-                f"for patches of {self._size} with {self._noise} noise"
-            )
-
-
-# Photos of one pool are mixed with each other and with no others; a batch of 32 so has few patches of one
-# photo.
-_POOL = 64
-_PATCHES_A_VISIT = 8
-
-
-def _photo_order(photos: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Which photograph each of `count` patches is drawn from.
-
-    Reading a photo can take a thousand times as long as drawing a patch. So where the patches outnumber the
-    photos, pools of up to 64 photos give up to 8 patches each, in mixed order: a collection too large for its
-    cache is then read an eighth as often. Within a batch it makes no difference that matters (two patches of
-    a batch of 32 share a photo about as often as among 64 photos at random), and all photos are used equally
-    often. Patches of one photo lie apart: places, noise and poses are drawn for each.
-    """
-    visits = min(_PATCHES_A_VISIT, -(-count // photos))
-    order: list[np.ndarray] = []
-    drawn = 0
-    while drawn < count:
-        for pool in np.array_split(rng.permutation(photos), -(-photos // _POOL)):
-            order.append(rng.permutation(np.repeat(pool, visits)))
-            drawn += len(order[-1])
-    return np.concatenate(order)[:count]
-
-
-def _posed(image: np.ndarray, pose: int) -> np.ndarray:
-    """One of the 8 turned and mirrored versions of a square (C, H, W) image, as a view."""
-    if pose & 1:
-        image = image.swapaxes(1, 2)
-    if pose & 2:
-        image = image[:, ::-1]
-    if pose & 4:
-        image = image[:, :, ::-1]
-    return image
 
 
 def check_pair_shapes(inputs: tuple[int, ...], targets: tuple[int, ...]) -> None:

@@ -1,33 +1,35 @@
-"""Collections of photographs, one small interface: `len`, indexing, `channels`, `names`.
+"""Collections of photographs, one small interface: `len`, indexing, `region`, `channels`, `names`.
 
-    photos[i]  ->  (C, H, W), values 0..255, uint8 or float
+    photos[i]                              ->  (C, H, W), values 0..255, uint8 or float
+    photos.region(i, top, left, 64, 64)    ->  (C, 64, 64), of a large one without reading the rest, where it can be
 
-`FolderPhotos` reads image files when they are asked for, `ArrayPhotos` has them in memory, `HDF5Photos`
-(hdf5.py) reads them from a data set; `split` keeps a part of any of them for validation. `LRUCache` bounds
-what the lazy ones remember.
+`ArrayPhotos` has them in memory, `FolderPhotos` (folder.py) reads image files when they are asked for, `HDF5Photos`
+(hdf5.py) reads them from a data set; `split` keeps a part of any of them for validation. `LRUCache` bounds what the
+lazy ones (lazy.py) remember.
 """
 
 from __future__ import annotations
 
 import operator
-import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from .images import ENDINGS, read_image
-from .values import check_scale, check_share, in_8bit_steps, with_channels
+from .values import check_scale, check_share, in_8bit_steps
 
-__all__ = ["ArrayPhotos", "FolderPhotos", "LRUCache", "Photos"]
+__all__ = ["ArrayPhotos", "LRUCache", "Photos"]
+
+AT_ONCE = 64
 
 
 class Photos(ABC):
     """A collection of photographs of one number of channels, of any sizes."""
 
     channels: int
+    # Whether those that draw from the collection pass over photographs that cannot be read, or are too small.
+    skips_corrupt: bool = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -42,10 +44,19 @@ class Photos(ABC):
     def names(self) -> list[str]:
         """What each photograph is called, for messages and reports."""
 
+    def name(self, index: int) -> str:
+        """What photograph `index` is called."""
+        return self.names[index]
+
     @property
     def known_sizes(self) -> list[tuple[int, int]] | None:
         """(H, W) of every photograph where that is known without reading them, else None."""
         return None
+
+    @property
+    def at_once(self) -> int:
+        """How many photographs, at least 1, can be drawn from in turns without reading them again and again."""
+        return AT_ONCE
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Photograph `index` (from the end if negative): (C, H, W), 0..255; not to be changed."""
@@ -57,6 +68,43 @@ class Photos(ABC):
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[i] for i in range(len(self)))
 
+    def size(self, index: int) -> tuple[int, int]:
+        """(H, W) of photograph `index`."""
+        height, width = self[index].shape[1:]
+        return height, width
+
+    def region(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """A part of photograph `index`: (C, height, width), 0..255; not to be changed.
+
+        Raises ValueError for a part that is empty or reaches over the photograph's border.
+        """
+        size = self.size(index)
+        fits = 0 <= top < top + height <= size[0] and 0 <= left < left + width <= size[1]
+        if not fits:
+            raise ValueError(
+                f"region (top {top}, left {left}, {height} x {width}) must be inside {self.name(index)}, which is "
+                f"{size[0]} x {size[1]}"
+            )
+        return self._region(index, top, left, height, width)
+
+    def _region(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """What `region` does, for arguments already checked."""
+        return self[index][:, top : top + height, left : left + width]
+
+    # ---- photographs that cannot be used, where the collection skips them ----
+    def reject(self, index: int, reason: str) -> None:
+        """Photograph `index` cannot be used: warns, once, with its name and the reason."""
+        raise TypeError(f"{type(self).__name__} does not skip photographs")
+
+    def rejected(self, index: int) -> str | None:
+        """Why photograph `index` cannot be used; None if nothing is known against it."""
+        return None
+
+    # ---- parts of the collection ----
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Photos:
+        """The collection of those photographs alone, without copying any."""
+        return _Subset(self, np.asarray(indices, np.intp))
+
     def split(self, share: float, rng: np.random.Generator) -> tuple[Photos, Photos]:
         """Divides the photographs at random into (train, validation), without copying any.
 
@@ -65,7 +113,7 @@ class Photos(ABC):
         """
         kept = check_share(share, len(self), "number of photos")
         order = rng.permutation(len(self))
-        return _Subset(self, np.sort(order[kept:])), _Subset(self, np.sort(order[:kept]))
+        return self.subset(np.sort(order[kept:])), self.subset(np.sort(order[:kept]))
 
 
 class _Subset(Photos):
@@ -75,6 +123,7 @@ class _Subset(Photos):
         self._photos = photos
         self._indices = indices
         self.channels = photos.channels
+        self.skips_corrupt = photos.skips_corrupt
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -87,10 +136,29 @@ class _Subset(Photos):
         names = self._photos.names
         return [names[i] for i in self._indices]
 
+    def name(self, index: int) -> str:
+        return self._photos.name(int(self._indices[index]))
+
     @property
     def known_sizes(self) -> list[tuple[int, int]] | None:
         sizes = self._photos.known_sizes
         return None if sizes is None else [sizes[i] for i in self._indices]
+
+    @property
+    def at_once(self) -> int:
+        return self._photos.at_once
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self._photos.size(int(self._indices[index]))
+
+    def _region(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+        return self._photos._region(int(self._indices[index]), top, left, height, width)
+
+    def reject(self, index: int, reason: str) -> None:
+        self._photos.reject(int(self._indices[index]), reason)
+
+    def rejected(self, index: int) -> str | None:
+        return self._photos.rejected(int(self._indices[index]))
 
 
 class ArrayPhotos(Photos):
@@ -106,7 +174,7 @@ class ArrayPhotos(Photos):
             raise ValueError(f"photos (shape {photos.shape}) must be (N, C, H, W), or a list of (C, H, W)")
         if len(photos) == 0:
             raise ValueError("photos (=0 of them) must be at least 1")
-        self._photos = [_checked_photo(photo, f"photo {i}") for i, photo in enumerate(photos)]
+        self._photos = [checked_photo(photo, f"photo {i}") for i, photo in enumerate(photos)]
         self.channels = self._photos[0].shape[0]
         for i, photo in enumerate(self._photos):
             if len(photo) != self.channels:
@@ -122,98 +190,56 @@ class ArrayPhotos(Photos):
     def names(self) -> list[str]:
         return [f"photo {i}" for i in range(len(self))]
 
+    def name(self, index: int) -> str:
+        return f"photo {range(len(self))[index]}"
+
     @property
     def known_sizes(self) -> list[tuple[int, int]]:
         return [(photo.shape[1], photo.shape[2]) for photo in self._photos]
 
 
-class FolderPhotos(Photos):
-    """The image files of a folder and its subfolders, in the order of their paths, read when they are asked
-    for.
-
-    folder: PNG, JPEG, TIFF and NPY files, as `read_image` reads them; hidden files and folders are passed
-    over. channels: 1 or 3, to which every photograph is converted; an alpha channel is dropped. cache_bytes:
-    how much of what was read is remembered, the least recently used forgotten first. Raises
-    NotADirectoryError or FileNotFoundError for a folder that isn't one or has no images; reading a photograph
-    raises ValueError that names the file. 16-bit files are scaled to 0..255, float32; floats must be 0..255
-    already.
-    """
-
-    def __init__(self, folder: str | Path, channels: int = 3, cache_bytes: int = 2**30) -> None:
-        if channels not in (1, 3):
-            raise ValueError(f"channels (={channels}) must be 1 (gray) or 3 (RGB)")
-        self._folder = Path(folder)
-        self._paths = _image_paths(self._folder)
-        if not self._paths:
-            endings = ", ".join(ENDINGS)
-            raise FileNotFoundError(f"no images in {str(folder)!r}: files that end in {endings} are read")
-        self.channels = channels
-        self._cache = LRUCache(cache_bytes)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def _read(self, index: int) -> np.ndarray:
-        return self._cache.get(index, self._decode)
-
-    def _decode(self, index: int) -> np.ndarray:
-        path = self._paths[index]
-        photo = _checked_photo(read_image(path), str(path))
-        return np.ascontiguousarray(with_channels(photo, self.channels))
-
-    @property
-    def names(self) -> list[str]:
-        return [path.relative_to(self._folder).as_posix() for path in self._paths]
-
-
 class LRUCache:
     """Remembers arrays by number, the most recently used ones, up to a number of bytes.
 
-    max_bytes: at least 0; an array larger than that is handed out and not kept.
+    max_bytes: at least 0. Of arrays larger than that the last one made is remembered too, beside the others: whoever
+    draws from it several times does not make it again.
     """
 
     def __init__(self, max_bytes: int) -> None:
         if max_bytes < 0:
             raise ValueError(f"cache_bytes (={max_bytes}) must be at least 0")
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._arrays: OrderedDict[int, np.ndarray] = OrderedDict()
-        self.nbytes = 0
+        self._large: dict[int, np.ndarray] = {}  # none or one
+        self.nbytes = 0  # without the large one
 
     def get(self, index: int, make: Callable[[int], np.ndarray]) -> np.ndarray:
         """Array `index`, from memory or from `make(index)`."""
         if index in self._arrays:
             self._arrays.move_to_end(index)
             return self._arrays[index]
+        if index in self._large:
+            return self._large[index]
+        self._large.clear()  # before another one is made: there is never room for two
         array = make(index)
-        if array.nbytes <= self._max_bytes:
+        if array.nbytes <= self.max_bytes:
             self._keep(index, array)
+        else:
+            self._large[index] = array
         return array
 
     def _keep(self, index: int, array: np.ndarray) -> None:
         self.nbytes += array.nbytes
-        while self.nbytes > self._max_bytes:
+        while self.nbytes > self.max_bytes:
             _, oldest = self._arrays.popitem(last=False)
             self.nbytes -= oldest.nbytes
         self._arrays[index] = array
 
 
-def _checked_photo(photo: np.ndarray, name: str) -> np.ndarray:
+def checked_photo(photo: np.ndarray, name: str) -> np.ndarray:
     """A (C, H, W) photo with finite values 0..255."""
     photo = np.asarray(photo)
     if photo.ndim != 3 or photo.size == 0:
         raise ValueError(f"{name} (shape {photo.shape}) must be (C, H, W), and not empty")
     check_scale(photo, name)
     return in_8bit_steps(photo, name)
-
-
-def _image_paths(folder: Path) -> list[Path]:
-    """Every image file under a folder that is not hidden, sorted."""
-    if not folder.exists():
-        raise FileNotFoundError(f"there is no folder {str(folder)!r}")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{str(folder)!r} is not a folder")
-    paths: list[Path] = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [Path(parent, name) for name in files if not name.startswith(".")]
-    return sorted(path for path in paths if path.suffix.lower() in ENDINGS)

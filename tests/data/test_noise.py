@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from npconv.data import Gaussian, PixelSampling, Poisson, parse_noise
+from npconv.data import Gaussian, NoNoise, PixelSampling, Poisson, parse_noise
 
 MODELS = [Gaussian(25), Poisson(30), PixelSampling()]
 
@@ -165,6 +165,12 @@ def test_smallest_photo():
         ("gaussian:0", Gaussian(0)),
         ("poisson:30", Poisson(30)),
         ("poisson:1e3", Poisson(1000)),
+        ("gaussian:0-55", Gaussian(0, 55)),
+        ("gaussian:5-5", Gaussian(5, 5)),
+        ("gaussian:1e-3", Gaussian(0.001)),
+        ("gaussian:1e-3-2.5e-2", Gaussian(0.001, 0.025)),
+        ("poisson:10-50", Poisson(10, 50)),
+        ("none", NoNoise()),
     ],
 )
 def test_parse_noise_and_back(text, noise):
@@ -176,6 +182,9 @@ def test_text_of_a_noise():
     assert str(Gaussian(25)) == "gaussian:25"
     assert str(Poisson(np.float32(0.5))) == "poisson:0.5"
     assert str(PixelSampling()) == "pixel-sampling:5-8"
+    assert str(Gaussian(0, 55)) == "gaussian:0-55"
+    assert str(Poisson(10, 50)) == "poisson:10-50"
+    assert str(NoNoise()) == "none"
 
 
 @pytest.mark.parametrize(
@@ -187,6 +196,13 @@ def test_text_of_a_noise():
         ("gaussian:", r"the number \(sigma\) is missing"),
         ("gaussian:loud", r"sigma \(='loud'\) is not a number"),
         ("gaussian:-3", r"sigma \(=-3.0\) must be at least 0"),
+        ("gaussian:5--3", r"largest \(=-3.0\) must be at least sigma \(=5\)"),
+        ("gaussian:5-nan", r"largest \(=nan\) must be finite"),
+        ("gaussian:5-", r"sigma \(='5-'\) is not a number, and no range of two"),
+        ("gaussian:1-2-3", r"sigma \(='1-2-3'\) is not a number"),
+        ("poisson:0-30", r"peak \(=0.0\) must be greater than 0"),
+        ("poisson:30-20", r"largest \(=20.0\) must be at least peak \(=30\)"),
+        ("none:3", "none takes no number"),
         ("gaussian:nan", r"sigma \(=nan\) must be finite"),
         ("gaussian:inf", r"sigma \(=inf\) must be finite"),
         ("poisson:0", r"peak \(=0.0\) must be greater than 0"),
@@ -222,3 +238,69 @@ def test_wrong_arguments():
         Gaussian(1).patch(photo, 2.0, rng)
     with pytest.raises(ValueError, match=r"least value \(=-1.0\) must be at least 0"):
         Poisson(1).corrupt(photo.astype(np.float32) - 1, rng)
+
+
+# ---- ranges, and none ----
+def test_a_range_draws_its_strength_for_every_picture_uniformly():
+    rng, photo = np.random.default_rng(0), np.zeros((1, 40, 40), np.uint8)
+    sigmas = np.array([np.std(Gaussian(10, 50).corrupt(photo, rng, copies=1)[0][0]) for _ in range(400)])
+    assert 9 < sigmas.min() < 11.5 and 48.5 < sigmas.max() < 53
+    # uniform: the mean is 30 and the standard deviation 40 / sqrt(12) = 11.5
+    assert sigmas.mean() == pytest.approx(30, abs=5 * 11.5 / 20)
+    assert sigmas.std() == pytest.approx(40 / 12**0.5, rel=0.1)
+    gray = np.full((1, 40, 40), 100, np.uint8)
+    peaks = np.array([255 * 100 / np.var(Poisson(10, 50).corrupt(gray, rng, copies=1)[0][0]) for _ in range(400)])
+    assert 8 < peaks.min() < 12 and 47 < peaks.max() < 58
+    assert peaks.mean() == pytest.approx(30, abs=3)
+
+
+def test_both_images_of_a_pair_are_of_one_draw():
+    rng, photo = np.random.default_rng(0), np.zeros((1, 60, 60), np.uint8)
+    for _ in range(20):
+        first, second = Gaussian(0, 55).patch(photo, 50, rng)
+        assert np.std(first) == pytest.approx(np.std(second), rel=0.1)
+        assert not np.array_equal(first, second)
+        noisy, _ = Gaussian(0, 55).corrupt(photo, rng, copies=3)
+        assert np.std([np.std(image) for image in noisy]) < 0.1 * np.std(noisy[0])
+
+
+def test_what_a_range_draws_is_a_noise_with_its_level():
+    rng = np.random.default_rng(0)
+    drawn = Gaussian(10, 50).drawn(rng)
+    assert drawn.largest is None and 10 <= drawn.sigma <= 50 and drawn.noise_level == drawn.sigma
+    noisy, _ = drawn.corrupt(np.zeros((1, 200, 200), np.uint8), rng, 1)
+    assert np.std(noisy[0]) == pytest.approx(drawn.noise_level, rel=0.03)
+    assert Gaussian(10, 50).noise_level is None and Gaussian(10, 50).has_noise_level
+    assert Gaussian(25).noise_level == 25 and Gaussian(25).drawn(rng) is not None
+    for noise in (Poisson(30), Poisson(10, 50), PixelSampling(), NoNoise()):
+        assert noise.noise_level is None and not noise.has_noise_level
+    before = rng.bit_generator.state
+    for noise in (*MODELS, NoNoise()):
+        assert noise.drawn(rng) is noise
+    assert rng.bit_generator.state == before  # a fixed noise takes no numbers from the generator
+
+
+def test_no_noise_is_for_one_version_alone():
+    rng, photo = np.random.default_rng(0), np.random.default_rng(1).integers(0, 256, (3, 9, 9), dtype=np.uint8)
+    (alone,) = NoNoise().versions(photo, 9, rng, 1)
+    np.testing.assert_array_equal(alone, photo)
+    assert alone.dtype == np.float32
+    message = "noise 'none' takes images as noisy as they are: there is no clean version"
+    for call in (
+        lambda: NoNoise().corrupt(photo, rng),
+        lambda: NoNoise().patch(photo, 4, rng),
+        lambda: NoNoise().patch(photo, 4, rng, clean=True),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_channels_are_independent_where_the_noise_is():
+    rng, photo = np.random.default_rng(0), np.random.default_rng(1).integers(50, 200, (1, 64, 64), dtype=np.uint8)
+    photo = np.repeat(photo, 3, axis=0)
+    for noise in (*MODELS, Gaussian(0, 55), Poisson(10, 50)):
+        noisy, clean = noise.corrupt(photo, rng, copies=1)
+        errors = (noisy[0] - clean).reshape(3, -1)
+        correlation = abs(np.corrcoef(errors)[0, 1])
+        assert (correlation < 0.1) if noise.independent_channels else (correlation > 0.9)
+    assert not NoNoise().independent_channels

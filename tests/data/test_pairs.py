@@ -20,7 +20,7 @@ from npconv.data import (
     write_images,
     write_pairs,
 )
-from npconv.data.pairs import _photo_order
+from npconv.data.patches import _photo_order
 
 
 def numbered_pairs(count: int = 11, dtype: type = np.uint8) -> tuple[np.ndarray, np.ndarray]:
@@ -263,7 +263,7 @@ def test_small_photos_are_named_at_construction_where_sizes_are_known(tmp_path):
 
 
 def test_patch_pairs_arguments():
-    with pytest.raises(ValueError, match=r"target \(='blurred'\) must be 'noisy' or 'clean'"):
+    with pytest.raises(ValueError, match=r"target \(='blurred'\) must be 'noisy', 'clean' or 'self'"):
         PatchPairs(photos_of(1), Gaussian(1), target="blurred")
     with pytest.raises(ValueError, match=r"patches \(=0\) must be at least 1"):
         PatchPairs(photos_of(1), Gaussian(1), patches=0)

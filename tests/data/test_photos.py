@@ -113,13 +113,13 @@ def test_folder_floats_must_be_finite_and_in_8_bit_steps(tmp_path):
 
 def test_folder_reads_lazily_and_remembers_up_to_its_bytes(folder, monkeypatch):
     read = []
-    original = FolderPhotos._decode
-    monkeypatch.setattr(FolderPhotos, "_decode", lambda self, i: (read.append(i), original(self, i))[1])
+    original = FolderPhotos._load
+    monkeypatch.setattr(FolderPhotos, "_load", lambda self, i: (read.append(i), original(self, i))[1])
     photos = FolderPhotos(folder, cache_bytes=2 * 3 * 6 * 8)  # two uint8 photos, or no float one
     assert read == []
     for index in (1, 3, 1, 3, 0, 1, 3, 0):
         photos[index]
-    assert read == [1, 3, 0, 0]
+    assert read == [1, 3, 0]  # the last one that is too large for the cache is kept beside it
 
 
 def test_cache_forgets_the_least_recently_used():
@@ -137,6 +137,15 @@ def test_cache_forgets_the_least_recently_used():
     assert cache.get(7, lambda index: np.zeros(31, np.uint8)).size == 31
     cache.get(0, make)
     assert made == [0, 1, 2, 3, 1]  # what is too large to keep drives nothing out
+
+    def large(index: int) -> np.ndarray:
+        made.append(index)
+        return np.zeros(31, np.uint8)
+
+    for index in (8, 8, 0, 8, 9, 9, 8):  # the last large one is kept beside the others, and one alone
+        cache.get(index, large)
+        assert cache.nbytes <= 30
+    assert made[5:] == [8, 9, 8]
     with pytest.raises(ValueError, match=r"cache_bytes \(=-1\) must be at least 0"):
         LRUCache(-1)
 
@@ -227,6 +236,12 @@ def test_hdf5_photos(tmp_path, dtype):
     with h5py.File(tmp_path / "photos.h5") as file:
         assert file["images"].chunks == (1, 3, 6, 8)
         assert file["images"].fletcher32
+
+
+def test_hdf5_images_are_in_chunks_of_512_at_most(tmp_path):
+    write_images(tmp_path / "photos.h5", np.zeros((1, 2, 513, 100), np.uint8))
+    with h5py.File(tmp_path / "photos.h5") as file:
+        assert file["images"].chunks == (1, 2, 512, 100)
 
 
 def test_hdf5_photos_errors(tmp_path):

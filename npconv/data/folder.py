@@ -1,0 +1,137 @@
+"""The image files of a folder as photographs."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from .headers import header
+from .images import ENDINGS, read_image
+from .lazy import CACHE_BYTES, LazyPhotos
+from .mapped import MappedImage, mapped_image
+from .photos import checked_photo
+from .values import check_scale, in_8bit_steps, with_channels
+
+__all__ = ["FolderPhotos"]
+
+_SAMPLE = 16  # files whose headers tell how much memory photographs take
+_LAYOUTS = 4096  # files of which it is remembered where their pixels lie
+_LOOK = 256  # rows and columns of a large photograph that are looked at for its scale
+
+
+class FolderPhotos(LazyPhotos):
+    """The image files of a folder and its subfolders, in the order of their paths, read when they are asked
+    for.
+
+    folder: PNG, JPEG, TIFF and NPY files, as `read_image` reads them; hidden files and folders are passed
+    over. channels: 1 or 3, to which every photograph is converted; an alpha channel is dropped. cache_bytes:
+    how much of what was read is remembered, the least recently used forgotten first. 16-bit files are scaled
+    to 0..255, float32; floats must be 0..255 already.
+
+    corrupt: "fail", drawing from a file that cannot be read raises ValueError that names it; "skip", it is named
+    once in a warning, and `PatchPairs` draws from the next one instead. `photos[i]` raises in both cases.
+
+    Raises NotADirectoryError or FileNotFoundError for a folder that isn't one or has no images.
+    """
+
+    def __init__(
+        self, folder: str | Path, channels: int = 3, cache_bytes: int = CACHE_BYTES, corrupt: str = "fail"
+    ) -> None:
+        super().__init__(cache_bytes, corrupt)
+        if channels not in (1, 3):
+            raise ValueError(f"channels (={channels}) must be 1 (gray) or 3 (RGB)")
+        self._folder = Path(folder)
+        self._names = _image_names(self._folder)
+        if not self._names:
+            endings = ", ".join(ENDINGS)
+            raise FileNotFoundError(f"no images in {str(folder)!r}: files that end in {endings} are read")
+        self.channels = channels
+        self._layouts: dict[int, MappedImage | None] = {}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def path(self, index: int) -> Path:
+        """The file of photograph `index`."""
+        return self._folder / self._names[index]
+
+    @property
+    def names(self) -> list[str]:
+        return [self.name(i) for i in range(len(self))]
+
+    def name(self, index: int) -> str:
+        return self._names[index].replace(os.sep, "/")
+
+    def _load(self, index: int) -> np.ndarray:
+        path = self.path(index)
+        photo = checked_photo(read_image(path), str(path))
+        return np.ascontiguousarray(with_channels(photo, self.channels))
+
+    # ---- large files ----
+    def size(self, index: int) -> tuple[int, int]:
+        layout = self._layout(index)
+        return super().size(index) if layout is None else layout.size
+
+    def _region(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+        layout = self._layout(index)
+        if layout is None:
+            return super()._region(index, top, left, height, width)
+        name = str(layout.path)
+        try:
+            region = in_8bit_steps(layout.region(top, left, height, width), name)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"cannot read {name!r}: {error}") from error
+        return with_channels(region, self.channels)
+
+    def _layout(self, index: int) -> MappedImage | None:
+        """Where the pixels of a large uncompressed file lie; None for all others."""
+        if index not in self._layouts:
+            while len(self._layouts) >= _LAYOUTS:
+                del self._layouts[next(iter(self._layouts))]
+            self._layouts[index] = self._find_layout(self.path(index))
+        return self._layouts[index]
+
+    def _find_layout(self, path: Path) -> MappedImage | None:
+        # A small file is small when it is read, but for 16 bits, which become 32.
+        if not path.is_file() or not self._is_large(2 * path.stat().st_size):
+            return None
+        layout = mapped_image(path)
+        if layout is not None and layout.dtype.kind == "f":
+            # The scale of a dark region alone could not be told.
+            steps = [max(1, side // _LOOK) for side in layout.size]
+            check_scale(layout.region(0, 0, *layout.size, step=max(steps)), str(path))
+        return layout
+
+    @cached_property
+    def _sampled_bytes(self) -> list[int]:
+        """Of some files, how much memory their photographs take."""
+        found = []
+        for index in np.unique(np.linspace(0, len(self) - 1, _SAMPLE, dtype=np.intp)).tolist():
+            try:
+                (height, width), itemsize = header(self.path(index))
+            except (ImportError, ValueError):
+                continue  # reading it says what is wrong
+            if self._layout(index) is None:
+                found.append(height * width * self.channels * itemsize)
+        return found
+
+    def _typical_bytes(self) -> list[int]:
+        return self._sampled_bytes
+
+
+def _image_names(folder: Path) -> list[str]:
+    """The paths, within a folder, of every image file under it that is not hidden, sorted folder by folder."""
+    if not folder.exists():
+        raise FileNotFoundError(f"there is no folder {str(folder)!r}")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{str(folder)!r} is not a folder")
+    names: list[str] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        within = os.path.relpath(parent, folder)
+        images = [name for name in files if name.lower().endswith(ENDINGS) and not name.startswith(".")]
+        names += images if within == os.curdir else [os.path.join(within, name) for name in images]
+    return sorted(names, key=lambda name: name.split(os.sep))

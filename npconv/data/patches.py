@@ -1,0 +1,201 @@
+"""Pairs of patches, drawn from photographs as they are needed.
+
+    photos + noise  ->  PatchPairs  ->  (input, target)
+
+target    input                target
+noisy     noisy                a second noisy version, with noise of its own (Noise2Noise)
+clean     noisy                clean
+self      noisy, with holes    the noisy values, and weights that count them in the holes alone (blind spots)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..checks import flag, integer
+from .blind_spot import MASKED_SHARE, BlindSpot
+from .noise import Noise, NoNoise
+from .pairs import Batch, Pairs, Shape
+from .photos import Photos
+
+__all__ = ["PatchPairs"]
+
+
+class PatchPairs(Pairs):
+    """Pairs of noisy patches from random places of photographs, drawn when they are needed and never the same
+    twice.
+
+    photos: where patches come from; noise: what is done to them. patches: how many an epoch has; the memory
+    in use doesn't depend on it. patch_size: side, in pixels. augment: turns and mirrors patches at random,
+    both images of a pair alike.
+
+    target: "noisy", an independent second noisy version; "clean"; or "self", for photographs that are noisy
+    themselves (noise `NoNoise()`) or get noise once. The target then has twice the channels: the noisy values,
+    and weights, 255 where the input has the value of a neighbour instead, else 0; `losses.MaskedMSE` is for
+    it. masked_share: of the values that are hidden so; independent_channels: whether each channel has places of
+    its own, None: as the noise says (see `BlindSpot`).
+
+    noise_map: the input has the standard deviation of the patch's noise, in 8-bit steps, as one channel more,
+    for networks such as FFDNet; the noise must be Gaussian.
+
+    Photographs that cannot be read, or are too small, are passed over where the collection says so
+    (`photos.skips_corrupt`): each is named once in a warning, and the next one stands in for it.
+
+    Raises ValueError for arguments out of range or that contradict each other and, here where the photos'
+    sizes are known, otherwise when the photo is first drawn, for a photo too small for the patch and the noise.
+    """
+
+    def __init__(
+        self,
+        photos: Photos,
+        noise: Noise,
+        patches: int = 10000,
+        patch_size: int = 32,
+        target: str = "noisy",
+        augment: bool = True,
+        *,
+        noise_map: bool = False,
+        masked_share: float = MASKED_SHARE,
+        independent_channels: bool | None = None,
+    ) -> None:
+        check_target(target, noise, flag(noise_map, "noise_map"))
+        self._photos, self._noise = photos, noise
+        self._patches = integer(patches, "patches", 1)
+        self._size = integer(patch_size, "patch_size", 1)
+        self._clean = target == "clean"
+        self._augment, self._noise_map = augment, noise_map
+        apart = noise.independent_channels if independent_channels is None else independent_channels
+        blind_spot = BlindSpot(masked_share, apart)
+        self._blind_spot = blind_spot if target == "self" else None
+        if self._blind_spot is not None and self._size < 3:
+            raise ValueError(f"patch_size (={patch_size}) must be at least 3 for target 'self'")
+        for index, size in enumerate(photos.known_sizes or ()):
+            if not photos.skips_corrupt:
+                self._check_size(index, *size)
+
+    def __len__(self) -> int:
+        return self._patches
+
+    @property
+    def image_shape(self) -> Shape:
+        return self._photos.channels, self._size, self._size
+
+    @property
+    def input_shape(self) -> Shape:
+        return self._photos.channels + self._noise_map, self._size, self._size
+
+    @property
+    def target_shape(self) -> Shape:
+        return self._photos.channels * (1 if self._blind_spot is None else 2), self._size, self._size
+
+    def _epoch(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        order = _photo_order(len(self._photos), self._patches, rng, self._photos.at_once)
+        for start in range(0, self._patches, batch_size):
+            yield self._draw(order[start : start + batch_size], rng)
+
+    def _take(self, count: int, rng: np.random.Generator) -> Batch:
+        return self._draw(_photo_order(len(self._photos), count, rng, self._photos.at_once), rng)
+
+    def _draw(self, indices: np.ndarray, rng: np.random.Generator) -> Batch:
+        """A patch of each of these photographs."""
+        inputs = np.empty((len(indices), *self.input_shape), np.float32)
+        targets = np.empty((len(indices), *self.target_shape), np.float32)
+        poses = rng.integers(8 if self._augment else 1, size=len(indices))
+        for i, (index, pose) in enumerate(zip(indices.tolist(), poses.tolist(), strict=True)):
+            noise = self._noise.drawn(rng)
+            versions = [_posed(version, pose) for version in self._versions(index, noise, rng)]
+            if self._noise_map:
+                inputs[i, -1] = noise.noise_level
+            images = inputs[i, : self._photos.channels]
+            if self._blind_spot is None:
+                images[...], targets[i] = versions
+            else:
+                self._blind_spot.mask_into(versions[0], images, targets[i], rng)
+        return inputs, targets
+
+    # ---- a patch of a photograph, or of one that stands in for it ----
+    def _versions(self, index: int, noise: Noise, rng: np.random.Generator) -> list[np.ndarray]:
+        """The noisy patches, and the clean one, that a pair is made of."""
+        if not self._photos.skips_corrupt:
+            return self._made(index, noise, rng)
+        state = rng.bit_generator.state
+        for step in range(len(self._photos)):
+            position = (index + step) % len(self._photos)
+            if self._photos.rejected(position) is not None:
+                continue
+            try:
+                return self._made(position, noise, rng)
+            except (OSError, TypeError, ValueError) as error:
+                self._photos.reject(position, str(error))
+                rng.bit_generator.state = state  # a photo that cannot be read draws nothing, now as in later epochs
+        first = self._photos.rejected(index)
+        raise ValueError(f"none of the {len(self._photos)} photos can be used; {self._photos.name(index)}: {first}")
+
+    def _made(self, index: int, noise: Noise, rng: np.random.Generator) -> list[np.ndarray]:
+        shape = self._photos.size(index)
+        self._check_size(index, *shape)
+        top, left, side = noise.random_area(shape, self._size, rng)
+        area = self._photos.region(index, top, left, side, side)
+        copies = 1 if self._clean or self._blind_spot is not None else 2
+        return noise.versions(area, self._size, rng, copies, self._clean)
+
+    def _check_size(self, index: int, height: int, width: int) -> None:
+        side = self._noise.smallest_photo(self._size)
+        if min(height, width) < side:
+            raise ValueError(
+                f"{self._photos.name(index)} ({height} x {width}) must be at least {side} x {side} pixels "
+                f"for patches of {self._size} with {self._noise} noise"
+            )
+
+
+def check_target(target: str, noise: Noise, noise_map: bool) -> None:
+    """ValueError where no pairs can be made: of another target, or of a noise that does not go with it."""
+    if target not in ("noisy", "clean", "self"):
+        raise ValueError(f"target (={target!r}) must be 'noisy', 'clean' or 'self'")
+    if target != "self" and isinstance(noise, NoNoise):
+        raise ValueError(
+            f"target (={target!r}) must be 'self' for noise 'none': where the images are noisy as they are, there is "
+            "no clean version of them and no second noisy one"
+        )
+    if noise_map and not noise.has_noise_level:
+        raise ValueError(f"noise (={str(noise)!r}) must be Gaussian, such as gaussian:0-55, for a noise map")
+
+
+# Photos of one pool are mixed with each other and with no others; a batch of 32 so has few patches of one
+# photo.
+_POOL = 64
+_PATCHES_A_VISIT = 8
+
+
+def _photo_order(photos: int, count: int, rng: np.random.Generator, at_once: int = _POOL) -> np.ndarray:
+    """Which photograph each of `count` patches is drawn from.
+
+    Reading a photo can take a thousand times as long as drawing a patch. So where the patches outnumber the
+    photos, pools of up to 64 photos (`at_once` of them if that is less: what the collection can keep in memory)
+    give up to 8 patches each, in mixed order: a collection too large for its cache is then read an eighth as
+    often. Within a batch it makes no difference that matters (two patches of a batch of 32 share a photo about
+    as often as among 64 photos at random), and all photos are used equally often. Patches of one photo lie
+    apart: places, noise and poses are drawn for each.
+    """
+    visits = min(_PATCHES_A_VISIT, -(-count // photos))
+    pools = -(-photos // min(_POOL, max(1, at_once)))
+    order: list[np.ndarray] = []
+    drawn = 0
+    while drawn < count:
+        for pool in np.array_split(rng.permutation(photos), pools):
+            order.append(rng.permutation(np.repeat(pool, visits)))
+            drawn += len(order[-1])
+    return np.concatenate(order)[:count]
+
+
+def _posed(image: np.ndarray, pose: int) -> np.ndarray:
+    """One of the 8 turned and mirrored versions of a square (C, H, W) image, as a view."""
+    if pose & 1:
+        image = image.swapaxes(1, 2)
+    if pose & 2:
+        image = image[:, ::-1]
+    if pose & 4:
+        image = image[:, :, ::-1]
+    return image

@@ -1,0 +1,198 @@
+"""Where `npconv train` gets its pairs: blind spots, noise maps, and photographs that cannot be used."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from npconv import data
+from npconv.cli import sources, usable
+from npconv.cli.sources import open_source
+
+pytest.importorskip("PIL")
+
+
+def options(**given: Any) -> argparse.Namespace:
+    """What the parser gives, with small sizes."""
+    defaults: dict[str, Any] = {
+        "data": None,
+        "validation": None,
+        "noise": None,
+        "target": None,
+        "patch_size": 16,
+        "patches": 24,
+        "image_channels": None,
+        "validation_pairs": 6,
+        "seed": 0,
+        "quiet": True,
+    }
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    return argparse.Namespace(**defaults | given)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of six pictures of 160 x 170."""
+    path = tmp_path / "photos"
+    path.mkdir()
+    for i, image in enumerate(data.dead_leaves(6, 160, 170, np.random.default_rng(0))):
+        data.write_image(path / f"{i}.png", image)
+    return path
+
+
+def test_target_self_takes_the_images_as_noisy_as_they_are(folder):
+    args = options(data=folder, target="self")
+    source = open_source(args)
+    assert args.noise == data.NoNoise()
+    assert "none added: the images are noisy as they are" in source.facts["noise"]
+    assert "their own hidden pixels as targets" in source.facts["noise"]
+    assert source.facts["validation"].endswith("held out; on hidden pixels, against their noisy values")
+    assert (source.image_shape, source.input_shape, source.target_shape) == ((3, 16, 16), (3, 16, 16), (6, 16, 16))
+    pairs, (inputs, targets) = source.load()
+    assert (pairs.input_shape, pairs.target_shape) == (source.input_shape, source.target_shape)
+    assert inputs.shape == (6, 3, 16, 16) and targets.shape == (6, 6, 16, 16)
+    hidden = targets[:, 3:] == 255
+    np.testing.assert_array_equal(inputs[~hidden], targets[:, :3][~hidden])
+    again = open_source(options(data=folder, target="self")).load()[1]
+    np.testing.assert_array_equal(again[0], inputs)
+
+
+def test_target_self_with_noise_validates_against_clean_images(folder):
+    source = open_source(options(data=folder, target="self", noise=data.Gaussian(25)))
+    pairs, (inputs, targets) = source.load()
+    assert source.target_shape == (6, 16, 16) and targets.shape == inputs.shape == (6, 3, 16, 16)
+    assert np.std(inputs - targets) == pytest.approx(25, rel=0.1)
+    assert "gaussian:25; 24 patches" in source.facts["noise"] and "hidden" not in source.facts["validation"]
+    assert next(pairs.batches(4, np.random.default_rng(0)))[1].shape == (4, 6, 16, 16)
+
+
+def test_target_self_validates_on_given_pairs(folder, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 16, 16), dtype=np.uint8)
+    data.write_pairs(tmp_path / "pairs.h5", images, images)
+    source = open_source(options(data=folder, target="self", validation=tmp_path / "pairs.h5"))
+    assert "hidden" not in source.facts["validation"]
+    inputs, targets = source.load()[1]
+    assert inputs.shape == targets.shape == (5, 3, 16, 16)
+
+
+def test_dead_leaves_get_noise_with_target_self(monkeypatch):
+    for name, value in {"LEAVES": 8, "LEAVES_TO_VALIDATE": 8, "LEAVES_SIDE": 128}.items():
+        monkeypatch.setattr(sources, name, value)
+    args = options(target="self")
+    source = open_source(args)
+    assert args.noise == data.PixelSampling()
+    assert source.target_shape == (6, 16, 16)
+    pairs, (inputs, targets) = source.load()
+    assert pairs.target_shape == source.target_shape and targets.shape == inputs.shape
+    with pytest.raises(ValueError, match=r"dead leaves images \(no --data\) are clean: give --noise"):
+        open_source(options(target="self", noise=data.NoNoise()))
+    with pytest.raises(ValueError, match="--corrupt skip would have no effect without --data"):
+        open_source(options(corrupt="skip"))
+
+
+@pytest.mark.parametrize("target", [None, "noisy", "clean"])
+def test_no_noise_is_for_target_self(folder, target):
+    with pytest.raises(ValueError, match=r"target \(='(noisy|clean)'\) must be 'self' for noise 'none'"):
+        open_source(options(data=folder, noise=data.NoNoise(), target=target))
+
+
+def test_noise_maps(folder, tmp_path):
+    source = open_source(options(data=folder, noise=data.Gaussian(0, 55), noise_map=True))
+    assert (source.image_shape, source.input_shape, source.target_shape) == ((3, 16, 16), (4, 16, 16), (3, 16, 16))
+    pairs, (inputs, targets) = source.load()
+    assert pairs.input_shape == source.input_shape
+    assert inputs.shape == (6, 4, 16, 16) and targets.shape == (6, 3, 16, 16)
+    np.testing.assert_allclose((inputs[:, :3] - targets).std(axis=(1, 2, 3)), inputs[:, 3, 0, 0], rtol=0.2)
+    with pytest.raises(ValueError, match=r"noise \(='poisson:30'\) must be Gaussian"):
+        open_source(options(data=folder, noise=data.Poisson(30), noise_map=True))
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 16, 16), dtype=np.uint8)
+    data.write_pairs(tmp_path / "pairs.h5", images, images)
+    ready = options(data=tmp_path / "pairs.h5", patch_size=None, patches=None, noise_map=True)
+    with pytest.raises(ValueError, match="pairs.h5 holds ready-made pairs, without the noise level"):
+        open_source(ready)
+    with pytest.raises(ValueError, match="pairs.h5 holds pairs, without the noise level"):
+        open_source(options(data=folder, noise=data.Gaussian(5), noise_map=True, validation=tmp_path / "pairs.h5"))
+    ready = options(data=tmp_path / "pairs.h5", patch_size=None, patches=None, corrupt="skip")
+    with pytest.raises(ValueError, match="--corrupt skip would have no effect"):
+        open_source(ready)
+
+
+def test_augmentation_can_be_left_out(folder):
+    for photo in folder.iterdir():
+        data.write_image(
+            photo, np.repeat(np.arange(170, dtype=np.uint8)[np.newaxis, np.newaxis], 160, axis=1).repeat(3, 0)
+        )
+    straight = open_source(options(data=folder, noise=data.Gaussian(0), augment=False)).load()[0]
+    inputs, _ = straight.take(20, np.random.default_rng(0))
+    assert (np.diff(inputs, axis=3) == 1).all()
+
+
+# ---- photographs that cannot be used ----
+def damage(folder: Path) -> None:
+    """1.png has no header, 3.png is too small, 5.png ends too early."""
+    (folder / "1.png").write_text("no image")
+    data.write_image(folder / "3.png", np.zeros((3, 20, 20), np.uint8))
+    late = folder / "5.png"
+    late.write_bytes(late.read_bytes()[: late.stat().st_size // 2])
+
+
+def test_damage_is_an_error_or_passed_over(folder):
+    damage(folder)
+    with pytest.raises(ValueError, match=r"cannot read .*1\.png"):
+        open_source(options(data=folder))
+    with pytest.warns(UserWarning) as seen:
+        source = open_source(options(data=folder, corrupt="skip"))
+        pairs, _ = source.load()
+        for _ in range(2):
+            for _ in pairs.batches(8, np.random.default_rng(0)):
+                pass
+    named = [str(warning.message) for warning in seen]
+    assert "left out: cannot read" in named[0] and "1.png" in named[0]
+    assert named[1].startswith("left out: '3.png' of ") and "must be at least 80 x 80 pixels" in named[1]
+    assert "skipped, since it cannot be used: cannot read" in named[2] and "5.png" in named[2]
+    assert len(named) == 3
+    assert source.facts["data"].startswith("3 images of ") and source.facts["validation"].startswith("1 image of ")
+
+
+def test_small_photos_are_named_all_at_once(folder):
+    for name in ("2.png", "4.png"):
+        data.write_image(folder / name, np.zeros((3, 20, 20), np.uint8))
+    with pytest.raises(
+        ValueError, match=r"'2\.png' and 1 more of .* must be at least 80 x 80 pixels for patches of 16"
+    ):
+        open_source(options(data=folder))
+
+
+def test_nothing_that_can_be_used(folder):
+    for photo in folder.iterdir():
+        photo.write_text("no image")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="none of the 6 images of .* can be used"):
+        open_source(options(data=folder, corrupt="skip"))
+
+
+def test_validation_folders_are_looked_at_too(folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.png").write_text("no image")
+    data.write_image(other / "b.png", np.zeros((3, 160, 160), np.uint8))
+    with pytest.raises(ValueError, match=r"cannot read .*a\.png"):
+        open_source(options(data=folder, validation=other))
+    with pytest.warns(UserWarning, match=r"left out: cannot read .*a\.png"):
+        source = open_source(options(data=folder, validation=other, corrupt="skip"))
+    assert source.facts["validation"] == f"1 image of {other}"
+
+
+def test_of_a_large_folder_some_headers_are_read(folder, monkeypatch):
+    read: list[str] = []
+    original = usable.header
+    monkeypatch.setattr(usable, "header", lambda path: (read.append(path.name), original(path))[1])
+    monkeypatch.setattr(usable, "HEADERS", 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_source(options(data=folder))
+    assert read == ["0.png", "2.png", "5.png"]
