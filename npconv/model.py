@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,9 +13,9 @@ from . import checks, networks
 from .backends import backend, to_numpy
 from .backends.base import Array
 from .data.pairs import Pairs
+from .epochs import Clock, Course, Epoch
 from .inputs import as_images, as_pairs, held_out_images
 from .losses import MSE, Loss
-from .metrics import psnr
 from .module import Module, no_grad, structure_version
 from .optim import SGD, Adam, Optimizer
 from .ownership import is_written_by
@@ -25,50 +23,11 @@ from .random import generator_or_default
 from .schedules import OneCycleLR, Schedule
 from .stored_training import describe_training, rebuild_loss, rebuild_optimizer
 from .training import CollapseWatch, Crew, TrainingCollapsed, share_sizes
+from .validation import Figures, figures
 from .weights import load, load_into, read_training, save
 
-CHECK_EVERY = 200  # steps between looks for a collapse within an epoch
-READ_EVERY = 50  # losses that a device may be behind
-PROBES = 16  # images for these looks
+PROBES = 16  # images by which a collapse is noticed
 PREDICT_PIXELS = 1 << 18  # pixels that one worker takes through the network at a time
-
-
-@dataclasses.dataclass(frozen=True)
-class Epoch:
-    """What one epoch of training gave; the validation figures are None without validation pairs.
-
-    `loss` is the mean training loss; `validation_mse` is on values in [0, 1]; `psnr` the mean of the per-image
-    PSNRs, and `psnr_pooled` the PSNR of the pooled MSE, both in dB; `seconds` for the epoch with its validation.
-    """
-
-    epoch: int
-    loss: float
-    validation_mse: float | None
-    psnr: float | None
-    psnr_pooled: float | None
-    seconds: float
-    lr: float
-
-
-class _Losses:
-    """The losses of an epoch. Those that a device still computes are read now and then, all at once."""
-
-    def __init__(self) -> None:
-        self.total, self.images = 0.0, 0
-        self.latest = 0.0  # the last one that was read; the first that is not finite, if one is not
-        self._unread: list[tuple[Any, int]] = []
-
-    def add(self, loss: Any, images: int, last: bool) -> None:
-        """The mean loss of a batch of so many images; `last`: read all that is left."""
-        self._unread.append((loss, images))
-        # The first one is read too: a callback never sees the loss of no batch.
-        if not (last or isinstance(loss, float) or self.images == 0 or len(self._unread) >= READ_EVERY):
-            return
-        for value, count in self._unread:
-            if math.isfinite(self.latest):
-                self.latest = float(value)
-            self.total, self.images = self.total + float(value) * count, self.images + count
-        self._unread.clear()
 
 
 class Model:
@@ -146,8 +105,9 @@ class Model:
         self,
         train_input: Any,
         train_target: Any = None,
-        num_epochs: int = 10,
+        num_epochs: int | None = None,
         *,
+        seconds: float | None = None,
         batch_size: int = 32,
         validation: Any = None,
         seed: int | None = None,
@@ -161,27 +121,37 @@ class Model:
         Args:
             train_input, train_target: images (N, C, H, W) of 0..255, uint8 or float, of the same shape; or one
                 `data.Pairs` that draws them (and no train_target).
-            num_epochs: how often all pairs are seen.
+            num_epochs: how often all pairs are seen; None is 10, or as often as `seconds` allow.
+            seconds: how long to train, in place of num_epochs, with all that belongs to it. An epoch is then a
+                twentieth of the time, or so much more that validation and callbacks take no more than a tenth of it
+                (if one validation would take a twentieth, on the first of the images only). Two such runs are not
+                the same bit for bit.
             batch_size: images per optimisation step.
             validation: None; a share of the pairs in (0, 1), held out at random; (input, target) images; or Pairs.
             seed: of shuffles, draws and dropout; None takes the generator of `npconv.manual_seed`.
-            schedule: changes the learning rate after each `schedule_every`: "epoch" or "batch".
+            schedule: changes the learning rate after each `schedule_every`: "epoch" or "batch". With `seconds` it
+                follows the share of the time that has passed, from its beginning to its `total_steps`.
             callback: called with each `Epoch`; training ends early if it returns True.
-            batch_callback: called after each batch with its number from 1, the number of batches, and its loss; on a
-                GPU the loss that was read last, because reading one waits for the device.
+            batch_callback: called after each batch with its number from 1, the number of batches (0 with `seconds`,
+                when nobody knows it), and its loss; on a GPU the loss that was read last, because reading one waits
+                for the device.
 
         Returns the new part of `history`. Raises ValueError or TypeError for wrong arguments, before anything is
         trained, and TrainingCollapsed if the loss is not a number or the network gives one colour for every image.
         """
+        if seconds is not None and num_epochs is not None:
+            raise ValueError(f"num_epochs (={num_epochs!r}) and seconds (={seconds!r}) must not be given both")
+        clock = None if seconds is None else Clock(seconds)
+        num_epochs = checks.integer(10 if num_epochs is None else num_epochs, "num_epochs", 1)
         if is_written_by(Model, self, "train_batch"):
             self._check_trainable()
         pairs = as_pairs(train_input, train_target)
-        checks.integer(num_epochs, "num_epochs", 1)
         checks.integer(batch_size, "batch_size", 1)
         if schedule_every not in ("epoch", "batch"):
             raise ValueError(f"schedule_every (={schedule_every!r}) must be 'epoch' or 'batch'")
         self._check_optimizer()
-        self._check_schedule(schedule, num_epochs * (1 if schedule_every == "epoch" else -(-len(pairs) // batch_size)))
+        steps = num_epochs * (1 if schedule_every == "epoch" else -(-len(pairs) // batch_size))
+        self._check_schedule(schedule, None if clock else steps)
         for name, called in (("callback", callback), ("batch_callback", batch_callback)):
             if called is not None and not callable(called):
                 raise TypeError(f"{name} (={called!r}) must be a function, or None")
@@ -189,85 +159,70 @@ class Model:
         pairs, held_out = held_out_images(pairs, validation, rng)
         probe, _ = pairs.take(min(PROBES, len(pairs)), np.random.default_rng(0))
         watch = CollapseWatch(self.network, self.as_network_input(probe))
-        self._check_output_shape(watch.output_shape[1:], pairs.image_shape)
+        self._check_shapes(watch.output_shape, pairs)
         self._crew.close()
         self._crew = Crew(rng)
         self.network.train()
-        first = len(self.history)
+        by_batch, first = schedule_every == "batch", len(self.history)
+        course = Course(
+            self, pairs, batch_size, rng, held_out, watch, self._steps(), schedule, by_batch, callback, batch_callback
+        )
         try:
-            for _ in range(num_epochs):
-                started, lr = time.perf_counter(), self.optimizer.lr if self.optimizer else 0.0
-                per_batch = schedule if schedule_every == "batch" else None
-                loss = self._epoch(pairs, batch_size, rng, watch, per_batch, batch_callback)
-                epoch = self._validated(len(self.history) + 1, loss, held_out, started, lr)
-                self.history.append(epoch)
-                if schedule is not None and schedule_every == "epoch":
-                    schedule.step()
-                stop = callback(epoch) if callback is not None else False
-                if isinstance(stop, (bool, np.bool_)) and stop:
-                    break
+            if clock is None:
+                course.by_passes(num_epochs)
+            else:
+                course.by_time(clock)
         finally:
             self._crew.close()
             self._crew.forget_recordings()
         return self.history[first:]
 
-    def _check_schedule(self, schedule: Any, steps: int) -> None:
+    def _steps(self) -> Callable[[Array, Array], Any]:
+        """What takes the steps of a training; its losses may still be on their way from a device."""
+        # train_batch waits for the loss, which costs nothing on the CPU. A subclass's, or an object's own, is called
+        # anywhere.
+        if not backend().shares_batch and is_written_by(Model, self, "train_batch"):
+            return self._step
+        return lambda x, t: float(self.train_batch(x, t))
+
+    def _check_schedule(self, schedule: Any, steps: int | None) -> None:
+        """`steps`: of this training; None if it lasts for some time."""
         if schedule is None:
             return
         if not isinstance(schedule, Schedule):
             raise TypeError(f"schedule (={schedule!r}) must be a Schedule, or None")
         if schedule.optimizer is not self.optimizer:
             raise ValueError("schedule must be one of this model's optimizer: make it with model.optimizer")
-        if isinstance(schedule, OneCycleLR) and schedule.count + steps > schedule.total_steps:
+        if steps is None:
+            if schedule.total_steps is None:
+                raise ValueError(f"{type(schedule).__name__} must be made with total_steps to follow the time")
+        elif isinstance(schedule, OneCycleLR) and schedule.count + steps > schedule.total_steps:
             raise ValueError(
                 f"total_steps (={schedule.total_steps}) of the OneCycleLR must be at least the {steps} steps of this "
                 f"training and the {schedule.count} before it"
             )
 
-    def _check_output_shape(self, output: tuple[int, ...], target: tuple[int, ...]) -> None:
-        if output != target:
-            raise ValueError(
-                f"the network gives {output} for images of {target}, and they must be equal to be compared: height and "
-                f"width must be multiples of {self.network.size_multiple} for its strides"
-            )
+    def _check_shapes(self, output: tuple[int, ...], pairs: Pairs) -> None:
+        """Raise if the loss cannot compare an output of this shape with the pairs' targets."""
+        needed = tuple(self.loss.target_shape(output)[1:])
+        if needed == tuple(pairs.target_shape):
+            return
+        multiple, size = self.network.size_multiple, pairs.input_shape[1:]
+        rule = ""
+        if any(length % part for length, part in zip(size, multiple, strict=True)):
+            rule = f": height and width must be multiples of {multiple} for its strides"
+        raise ValueError(
+            f"the network gives {output[1:]} for inputs of {pairs.input_shape}, which {type(self.loss).__name__} "
+            f"compares with targets of {needed}, and the targets are {pairs.target_shape}{rule}"
+        )
 
-    def _epoch(
-        self,
-        pairs: Pairs,
-        batch_size: int,
-        rng: np.random.Generator,
-        watch: CollapseWatch,
-        schedule: Schedule | None,
-        batch_callback: Callable[[int, int, float], object] | None,
-    ) -> float:
-        """All pairs once; the mean loss over images."""
-        batches, epoch, losses = math.ceil(len(pairs) / batch_size), len(self.history) + 1, _Losses()
-        # train_batch waits for the loss, which costs nothing on the CPU. A subclass's, or an object's own, is called
-        # anywhere.
-        waits = backend().shares_batch or not is_written_by(Model, self, "train_batch")
-        take_step = self.train_batch if waits else self._step
-        for step, (x, target) in enumerate(pairs.batches(batch_size, rng), 1):
-            loss = take_step(self.as_network_input(x), self.as_network_input(target))
-            losses.add(float(loss) if waits else loss, len(x), step == batches)
-            if not math.isfinite(losses.latest) or step % CHECK_EVERY == 0 or step == batches:
-                watch.check(losses.latest, f"in epoch {epoch}, after step {step} of {batches}")
-            if schedule is not None:
-                schedule.step()
-            if batch_callback is not None:
-                batch_callback(step, batches, losses.latest)
-        return losses.total / losses.images
+    def validate(self, inputs: Any, targets: Any) -> Figures:
+        """MSE on values in [0, 1], mean of the per-image PSNRs, PSNR of the pooled MSE, of predictions for `inputs`.
 
-    def _validated(self, number: int, loss: float, held_out: Any, started: float, lr: float) -> Epoch:
-        mse = mean = pooled = None
-        if held_out is not None:
-            mse, mean, pooled = self.validate(*held_out)
-        return Epoch(number, loss, mse, mean, pooled, time.perf_counter() - started, lr)
-
-    def validate(self, inputs: Any, targets: Any) -> tuple[float, float, float]:
-        """MSE on values in [0, 1], mean of the per-image PSNRs, PSNR of the pooled MSE, of predictions for `inputs`."""
-        predictions, clean = self.predict(inputs).astype("float64"), np.asarray(targets, "float64")
-        mse = float(np.mean(((predictions - clean) / 255) ** 2))
-        return mse, psnr(predictions, clean), psnr(predictions, clean, definition="pooled")
+        targets: images of 0..255 of the output's shape, or with weights as further channels, as `losses.MaskedMSE`
+        takes them: only elements with a weight count.
+        """
+        return figures(to_numpy(self.predict(inputs)), to_numpy(targets))
 
     # ---- prediction ----
     def predict(self, test_input: Any) -> Any:

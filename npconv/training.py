@@ -250,11 +250,14 @@ class CollapseWatch:
 
     It compares how much the outputs for a few probe images differ from image to image with how much they did before
     training. Slow learning keeps the difference (it is there at random weights); dead ReLUs or a saturated Sigmoid
-    bring it to zero, and with it all gradients: nothing can recover then.
+    bring it to zero, and with it all gradients: nothing can recover then. A residual network hands its input on also
+    when the branch that should find the noise is dead: there it is what the output adds to the input that no longer
+    differs. Running statistics are used as they are, as in prediction, and stay as they are.
     """
 
     SHARE = 0.01  # of the difference before training, below which the output counts as one picture for all
     ROUNDING = 1e-7  # of the difference of the probe images: what rounding leaves of an output that is always the same
+    RESIDUAL_ROUNDING = 1e-6  # the same, of output less input: two roundings of values larger than what is left
 
     def __init__(self, network: Module, probe: Array) -> None:
         self.network, self.probe = network, probe
@@ -263,6 +266,9 @@ class CollapseWatch:
         before = _difference(output)
         usual = self.SHARE * min(before, self.SHARE) if math.isfinite(before) else 0.0
         self.least = max(usual, self.ROUNDING * _difference(probe))
+        added, least = self._added(output), self.RESIDUAL_ROUNDING * _difference(probe)
+        # A branch that adds nothing before training, by its initial weights, may well learn.
+        self.least_added = least if added is not None and _difference(added) >= least else None
 
     def check(self, loss: float, where: str) -> None:
         """Raise TrainingCollapsed if the loss is not finite, or the output is the same for every probe image."""
@@ -270,7 +276,8 @@ class CollapseWatch:
             raise TrainingCollapsed(
                 f"the loss is {loss} {where}: the numbers have overflowed. Train again with a smaller learning rate."
             )
-        difference = _difference(self._output())
+        output = self._output()
+        difference = _difference(output)
         if math.isnan(difference):
             raise TrainingCollapsed(
                 f"the network's output is not finite {where} (loss {loss:.4g}): the numbers have overflowed. Train "
@@ -282,6 +289,19 @@ class CollapseWatch:
                 "in this state scores about 12.7 dB): its units are dead or saturated, and training cannot revive "
                 "them. Train again with a smaller learning rate, or other initial weights (another seed)."
             )
+        added = self._added(output)
+        if self.least_added is not None and added is not None and _difference(added) < self.least_added:
+            raise TrainingCollapsed(
+                f"the network gives its input back, but for one colour, {where} (loss {loss:.4g}): the units of its "
+                "residual branch are dead, and training cannot revive them. Train again with a smaller learning rate, "
+                "or other initial weights (another seed)."
+            )
+
+    def _added(self, output: Array) -> Array | None:
+        """Output less input; None where they are not images of one size. Further channels of the input are left out."""
+        if output.ndim != 4 or output.shape[2:] != self.probe.shape[2:] or output.shape[1] > self.probe.shape[1]:
+            return None
+        return output - self.probe[:, : output.shape[1]]
 
     def _output(self) -> Array:
         with no_grad():

@@ -200,7 +200,7 @@ def test_every_image_is_seen_once_an_epoch_in_an_order_of_the_seed(monkeypatch: 
 
 
 def test_callbacks_count_batches_and_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("npconv.model.READ_EVERY", 1)  # a device's losses are read as they come
+    monkeypatch.setattr("npconv.epochs.READ_EVERY", 1)  # a device's losses are read as they come
     images, batches, epochs = photos(10), [], []
 
     def stop_at_two(epoch: Any) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+from time import perf_counter as now
 from types import TracebackType
 from typing import Any
 
 # The note stands before the bar: in a narrow terminal the end is what is cut off.
 FORMAT = "{desc}{postfix} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
+TIME_FORMAT = "{desc}{postfix} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
 
 
 class Bar:
@@ -16,7 +18,9 @@ class Bar:
     false.
     """
 
-    def __init__(self, label: str, total: int, shown: bool = True) -> None:
+    form = FORMAT
+
+    def __init__(self, label: str, total: float, shown: bool = True) -> None:
         self._bar: Any = None
         if shown and sys.stderr.isatty():
             try:
@@ -24,10 +28,10 @@ class Bar:
             except ImportError:
                 return
             width, height = shutil.get_terminal_size()  # tqdm alone shows nothing where the size is unknown
-            shape = {"ncols": width - 1, "nrows": height, "bar_format": FORMAT}
+            shape = {"ncols": width - 1, "nrows": height, "bar_format": self.form}
             self._bar = tqdm(desc=label, total=total, leave=False, file=sys.stderr, **shape)
 
-    def advance(self, count: int = 1, note: str = "") -> None:
+    def advance(self, count: float = 1, note: str = "") -> None:
         """`count` further; `note` stands before the bar."""
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
@@ -52,6 +56,22 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class TimeBar(Bar):
+    """A bar for work that lasts `seconds`, from `started` on by `time.perf_counter`: it goes on with the clock."""
+
+    form = TIME_FORMAT
+
+    def __init__(self, label: str, seconds: float, started: float, shown: bool = True) -> None:
+        super().__init__(label, seconds, shown)
+        self._seconds, self._started, self._shown_up_to = seconds, started, 0.0
+
+    def advance(self, count: float = 1, note: str = "") -> None:
+        """To where the clock is, whatever the count; `note` stands before the bar."""
+        passed = min(self._seconds, now() - self._started)
+        super().advance(passed - self._shown_up_to, note)
+        self._shown_up_to = passed
 
 
 def show(text: str, shown: bool = True) -> None:

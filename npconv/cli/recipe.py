@@ -1,82 +1,195 @@
-"""From options to a network, an optimizer and a schedule; the defaults depend on the first two."""
+"""From options to a network, a loss, an optimizer and a schedule; the defaults depend on the network."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from .. import networks
+from ..losses import MSE, Loss, MaskedMSE
 from ..model import Model
 from ..module import Module
 from ..optim import SGD, Adam, Optimizer
 from ..random import manual_seed
-from ..schedules import CosineAnnealingLR, OneCycleLR, Schedule, StepLR, TrapezoidLR
+from ..schedules import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    MultiStepLR,
+    OneCycleLR,
+    RampDownLR,
+    Schedule,
+    StepLR,
+    TrapezoidLR,
+)
+from .duration import in_words
+from .parser import given
+
+NETWORK = "unet"
+OPTIMIZERS = ("adam", "sgd")
+SCHEDULES = ("none", "step", "multistep", "exponential", "cosine", "rampdown", "trapezoid", "one-cycle")
+TARGETS = ("noisy", "clean", "self")
+NETWORK_OPTIONS = ("channels", "depth", "batch_norm", "residual")
+EXPONENTIAL_END = 1e-3  # DnCNN's paper: from 1e-1 to 1e-4
+TIME_STEPS = 1000  # of a schedule that follows the time
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What a network is trained with unless the options say otherwise; lr and momentum are SGD's."""
+    """What a network is trained with unless the options say otherwise.
 
-    upsampling: str
-    channels: int
-    lr: float
-    momentum: float
+    options: of the network, where not its own defaults. sgd: learning rate and momentum, should SGD train it; lr and
+    betas are Adam's. multistep: after which shares of the run that schedule multiplies the rate, and by what. One of
+    epochs and seconds is how long to train. noise_map: whether the input has the noise level as a channel.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    sgd: tuple[float, float] = (0.1, 0.9)
+    schedule: str = "trapezoid"
+    multistep: tuple[tuple[float, ...], float] = ((0.6,), 0.2)
+    noise: str = "pixel-sampling"
+    patch_size: int = 64
+    patches: int = 20000
+    batch_size: int = 16
+    validation_pairs: int = 250
+    epochs: int | None = None
+    seconds: float | None = 600
+    noise_map: bool = False
 
 
-# The mean over all elements makes gradients small, hence the large learning rates (without momentum: larger
-# still).
-NETWORKS = {
-    "strided": Preset("nearest", channels=32, lr=0.5, momentum=0.9),
-    "strided-transposed": Preset("transposed", channels=48, lr=5.0, momentum=0.0),
+# The mean over all elements makes gradients small, hence the large learning rates of the reports' networks (without
+# momentum: larger still). Trapezoid: after their default run, on photographs, 24.24 dB; cosine, which begins at the
+# full rate, 23.58 dB.
+_REPORTS = Preset(optimizer="sgd", patch_size=32, batch_size=32, validation_pairs=1000, epochs=15, seconds=None)
+PRESETS = {
+    "unet": Preset(seconds=120),
+    # Lehtinen et al. (2018), appendix A.1, but for smaller patches and more of them: 4 of 256 x 256 there.
+    "noise2noise-unet": Preset(betas=(0.9, 0.99), schedule="rampdown", noise="gaussian:0-50"),
+    # Zhang et al. (2017), and their PyTorch code, which divides the rate by 5 after 30 of 50 epochs; batches of 128.
+    "dncnn": Preset(schedule="multistep", noise="gaussian:25", patch_size=40, batch_size=32),
+    # Zhang, Zuo and Zhang (2018), where the rate falls to a tenth when the error stays the same; batches of 128.
+    "ffdnet": Preset(
+        schedule="multistep",
+        multistep=((0.8,), 0.1),
+        noise="gaussian:0-75",
+        patch_size=50,
+        batch_size=32,
+        noise_map=True,
+    ),
+    "strided": replace(_REPORTS, options={"channels": 32}, sgd=(0.5, 0.9)),
+    "strided-transposed": replace(_REPORTS, options={"channels": 48}, sgd=(5.0, 0.0)),
 }
-ADAM_LR = 1e-3
-OPTIMIZERS = ("sgd", "adam")
-SCHEDULES = ("none", "step", "cosine", "trapezoid", "one-cycle")
-# After the default run, on photographs: 24.24 dB; cosine, which begins at the full rate, 23.58 dB.
-SCHEDULE = "trapezoid"
 
 
 def fill_in(args: argparse.Namespace) -> None:
-    """Replace the options that were not given (None) by the defaults for the network and the optimizer.
+    """Replace the options of network and training that were not given (None) by the network's defaults.
 
-    Raises ValueError for a momentum that Adam would ignore.
+    Raises ValueError for an option that another one leaves without effect.
     """
-    preset = NETWORKS[args.network]
-    if args.channels is None:
-        args.channels = preset.channels
+    preset = PRESETS[args.network]
+    if args.optimizer is None:
+        args.optimizer = preset.optimizer
+    _check_optimizer_options(args)
+    rate, momentum = preset.sgd
+    if args.optimizer == "sgd":
+        defaults: dict[str, Any] = {"lr": rate, "momentum": momentum}
+    else:
+        defaults = {"lr": preset.lr, "betas": list(preset.betas)}
+    defaults |= {"schedule": preset.schedule, "batch_size": preset.batch_size}
+    defaults |= {"validation_pairs": preset.validation_pairs}
+    if args.epochs is None and args.time is None:
+        defaults |= {"epochs": preset.epochs, "time": preset.seconds}
+    _set_missing(args, defaults | preset.options)
+    args.noise_map = preset.noise_map
+
+
+def _set_missing(args: argparse.Namespace, defaults: dict[str, Any]) -> None:
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
+
+def _check_optimizer_options(args: argparse.Namespace) -> None:
     if args.optimizer == "adam" and args.momentum is not None:
         raise ValueError(f"--momentum (={args.momentum:g}) goes with --optimizer sgd only: adam has its own")
-    if args.lr is None:
-        args.lr = preset.lr if args.optimizer == "sgd" else ADAM_LR
-    if args.momentum is None and args.optimizer == "sgd":
-        args.momentum = preset.momentum
+    if args.optimizer == "sgd" and args.betas is not None:
+        raise ValueError(f"--betas (={args.betas[0]:g} {args.betas[1]:g}) goes with --optimizer adam only")
 
 
+def defaults_of(value: Callable[[Preset], Any]) -> str:
+    """What `value` gives for the default network, and then for those for which it gives something else."""
+    usual = str(value(PRESETS[NETWORK]))
+    others: dict[str, list[str]] = {}
+    for name, preset in PRESETS.items():
+        if str(value(preset)) != usual:
+            others.setdefault(str(value(preset)), []).append(name)
+    return "; ".join([usual, *(f"{', '.join(names)}: {text}" for text, names in others.items())])
+
+
+def length_of(preset: Preset) -> str:
+    """How long a network trains by default."""
+    return f"{preset.epochs} epochs" if preset.seconds is None else in_words(preset.seconds)
+
+
+# ---- what they make ----
 def make_model(args: argparse.Namespace, image_channels: int) -> Model:
     """The model that filled-in options describe, with random parameters from its seed.
 
-    Raises ValueError for a learning rate or momentum that the optimizer does not take.
+    Raises ValueError for an option that the network does not have, and for values that network or optimizer do not
+    take.
     """
     manual_seed(args.seed)
-    upsampling = NETWORKS[args.network].upsampling
-    network = networks.strided(args.channels, image_channels, upsampling)
-    return Model(network, optimizer=_optimizer(args, network))
+    options = {name: getattr(args, name) for name in NETWORK_OPTIONS if getattr(args, name) is not None}
+    taken = networks.options_of(args.network)
+    other = [flag for name, flag in zip(options, given(args, *options), strict=True) if name not in taken]
+    if other:
+        rule = f"only {', '.join(map(_flag, taken))}" if taken else "none of them"
+        raise ValueError(f"{other[0]} is no option of --network {args.network}, which takes {rule}")
+    network = networks.make(args.network, image_channels, **options)
+    return Model(network, _loss(args), _optimizer(args, network))
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _loss(args: argparse.Namespace) -> Loss:
+    return MaskedMSE() if args.target == "self" else MSE()
 
 
 def _optimizer(args: argparse.Namespace, network: Module) -> Optimizer:
     if args.optimizer == "adam":
-        return Adam(network.parameters(), lr=args.lr)
+        return Adam(network.parameters(), lr=args.lr, betas=tuple(args.betas))
     return SGD(network.parameters(), lr=args.lr, momentum=args.momentum)
 
 
-def make_schedule(name: str, optimizer: Optimizer | None, steps: int) -> Schedule | None:
-    """The schedule called `name` over `steps` batches, to be stepped after each; None for "none"."""
+def make_schedule(
+    name: str,
+    optimizer: Optimizer | None,
+    steps: int,
+    multistep: tuple[tuple[float, ...], float] = Preset.multistep,
+) -> Schedule | None:
+    """The schedule called `name` over `steps` batches, to be stepped after each; None for "none".
+
+    multistep: the shares of the steps after which that schedule multiplies the rate, and the factor.
+    """
     if optimizer is None:
         return None
     if name == "step":
-        return StepLR(optimizer, max(1, -(-steps // 3)))
+        return StepLR(optimizer, max(1, -(-steps // 3)), total_steps=steps)
+    if name == "multistep":
+        shares, factor = multistep
+        return MultiStepLR(optimizer, [round(share * steps) for share in shares], factor, total_steps=steps)
+    if name == "exponential":
+        return ExponentialLR(optimizer, EXPONENTIAL_END ** (1 / steps), total_steps=steps)
     if name == "cosine":
         return CosineAnnealingLR(optimizer, steps)
+    if name == "rampdown":
+        return RampDownLR(optimizer, steps)
     if name == "trapezoid":
         return TrapezoidLR(optimizer, steps)
     if name == "one-cycle":
@@ -85,6 +198,13 @@ def make_schedule(name: str, optimizer: Optimizer | None, steps: int) -> Schedul
     return None
 
 
+def schedule_of(args: argparse.Namespace, optimizer: Optimizer | None, pairs: int) -> Schedule | None:
+    """The schedule that filled-in options describe, for epochs of so many pairs, or for the time."""
+    steps = TIME_STEPS if args.time is not None else args.epochs * -(-pairs // args.batch_size)
+    return make_schedule(args.schedule, optimizer, steps, PRESETS[args.network].multistep)
+
+
+# ---- what they are, in words ----
 def parameter_count(network: Module) -> int:
     """How many numbers are trained."""
     return sum(parameter.size for parameter in network.parameters())
@@ -92,13 +212,21 @@ def parameter_count(network: Module) -> int:
 
 def describe_network(args: argparse.Namespace, model: Model) -> str:
     """The network in a few words."""
-    return f"{args.network}, {args.channels} channels: {parameter_count(model.network):,} parameters"
+    parts = [args.network]
+    if args.channels is not None:
+        parts.append(f"{args.channels} channels")
+    if args.depth is not None:
+        parts.append(f"depth {args.depth}")
+    for flag, name in ((args.batch_norm, "batch normalisation"), (args.residual, "residual")):
+        if flag is not None:
+            parts.append(name if flag else f"not {name}" if name == "residual" else f"no {name}")
+    return f"{', '.join(parts)}: {parameter_count(model.network):,} parameters"
 
 
-def describe_training(args: argparse.Namespace, model: Model) -> str:
-    """Epochs, batches, optimizer and schedule in a few words."""
+def describe_training(args: argparse.Namespace) -> str:
+    """Epochs or time, batches, optimizer and schedule in a few words."""
     schedule = "" if args.schedule == "none" else f", {args.schedule} schedule"
     sgd = args.optimizer == "sgd"
     optimizer = f"SGD, lr {args.lr:g}, momentum {args.momentum:g}" if sgd else f"Adam, lr {args.lr:g}"
-    epochs = f"{args.epochs} epoch{'s' if args.epochs > 1 else ''}"
-    return f"{epochs}, batches of {args.batch_size}, {optimizer}{schedule}, seed {args.seed}"
+    length = f"{args.epochs} epoch{'' if args.epochs == 1 else 's'}" if args.time is None else in_words(args.time)
+    return f"{length}, batches of {args.batch_size}, {optimizer}{schedule}, seed {args.seed}"

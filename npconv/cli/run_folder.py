@@ -67,7 +67,9 @@ class RunFolder:
             model.save(self.model)
             self.best = epoch
             inputs, targets = (images[: pictures.EXAMPLES] for images in validation)
-            pictures.examples(inputs, model.predict(inputs), targets, self.path / "examples.png")
+            predictions = model.predict(inputs)
+            channels = predictions.shape[1]  # an input may have a noise map too, a target weights
+            pictures.examples(inputs[:, :channels], predictions, targets[:, :channels], self.path / "examples.png")
         self._history.append(epoch)
         self._write("options.json", json.dumps(self._options, indent=2) + "\n")
         self._write("history.csv", history_csv(self._history))

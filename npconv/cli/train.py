@@ -3,50 +3,43 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter as now
 from typing import Any
 
 import numpy as np
 
 from ..backends import backend
-from ..data import Pairs, parse_noise
+from ..data import Pairs
 from ..extras import require
-from ..metrics import psnr
 from ..model import Epoch, Model
 from ..schedules import Schedule
 from ..training import TrainingCollapsed
-from .parser import DEFAULT_FOLDER, add_command, as_argument, check_backend, whole
-from .progress import Bar, facts, show
-from .recipe import (
-    ADAM_LR,
-    NETWORKS,
-    OPTIMIZERS,
-    SCHEDULE,
-    SCHEDULES,
-    describe_network,
-    describe_training,
-    fill_in,
-    make_model,
-    make_schedule,
-)
+from ..validation import figures
+from .duration import in_words
+from .parser import DEFAULT_FOLDER, add_command, check_backend
+from .progress import Bar, TimeBar, facts, show
+from .recipe import describe_network, describe_training, fill_in, make_model, schedule_of
 from .run_folder import RunFolder
-from .sources import NOISE, PATCH_SIZE, PATCHES, TARGET, VALIDATION_PAIRS, Images, Source, open_source
+from .sources import Images, Source, open_source
+from .train_options import add_data, add_training
 
-# With sources.PATCHES an epoch: about two minutes on two cores, at about 10 ms for a batch of 32.
-EPOCHS, BATCH_SIZE = 15, 32
 INTERRUPTED = 130
 
-DESCRIPTION = """Train a denoiser on pairs of noisy images (Noise2Noise).
+DESCRIPTION = """Train a denoiser on pairs of noisy images (Noise2Noise), towards clean ones, or on noisy images alone.
 
-Without arguments: the reports' network on dead leaves images with pixel-sampling noise, in about two minutes.
+Without arguments: a small U-Net on dead leaves images with pixel-sampling noise, in two minutes.
 The output folder holds model.h5 (the best epoch by validation PSNR), history.csv, curves.png, examples.png
-and options.json, brought up to date after every epoch; Ctrl-C keeps the best model so far. Defaults stand in
-parentheses below."""
+and options.json, brought up to date after every epoch; Ctrl-C keeps the best model so far. With --time an
+epoch is a twentieth of the time. Defaults stand in parentheses below; many depend on the network."""
 
-EXAMPLE = """example:
-  npconv train --data photos/ --noise gaussian:25 --epochs 20 -o my-run
+EXAMPLE = """examples:
+  npconv train --data photos/ --noise gaussian:25 --time 10m -o my-run
+  npconv train --data microscope/ --noise none --target self
+  npconv train --network dncnn --target clean --image-channels 1 --epochs 50
 
 NPCONV_THREADS bounds the threads, NPCONV_BACKEND=cupy trains on a GPU: see npconv info."""
 
@@ -54,8 +47,8 @@ NPCONV_THREADS bounds the threads, NPCONV_BACKEND=cupy trains on a GPU: see npco
 def add_parser(commands: Any) -> None:
     """Add the command to the parsers of `commands`."""
     parser = add_command(commands, "train", "train a denoiser", DESCRIPTION, EXAMPLE, prepare)
-    _add_data(parser.add_argument_group("data"))
-    _add_training(parser.add_argument_group("network and training"))
+    add_data(parser.add_argument_group("data"))
+    add_training(parser.add_argument_group("network and training"))
     output = parser.add_argument_group("output")
     output.add_argument(
         "-o",
@@ -69,63 +62,6 @@ def add_parser(commands: Any) -> None:
     output.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
 
-def _add_data(group: Any) -> None:
-    group.add_argument(
-        "--data",
-        metavar="FOLDER|FILE.h5",
-        help="photographs: a folder, or HDF5 with `images`; or ready-made pairs: HDF5 with `input` and "
-        "`target` (default: dead leaves images)",
-    )
-    group.add_argument(
-        "--validation",
-        metavar="FOLDER|FILE.h5",
-        help="what to validate on (default: 10%% of the data, held out)",
-    )
-    group.add_argument(
-        "--noise",
-        type=as_argument(parse_noise),
-        help=f"pixel-sampling, pixel-sampling:5-8, gaussian:SIGMA (8-bit steps) or poisson:PEAK ({NOISE})",
-    )
-    group.add_argument("--target", choices=("noisy", "clean"), help=f"what to train towards ({TARGET})")
-    group.add_argument("--patches", type=whole(1), metavar="N", help=f"patches drawn an epoch ({PATCHES})")
-    group.add_argument("--patch-size", type=whole(1), metavar="PIXELS", help=f"their side ({PATCH_SIZE})")
-    group.add_argument(
-        "--image-channels",
-        type=int,
-        choices=(1, 3),
-        help="gray or RGB (default: 3, or what the HDF5 file has)",
-    )
-    group.add_argument(
-        "--validation-pairs",
-        type=whole(1),
-        default=VALIDATION_PAIRS,
-        metavar="N",
-        help=f"at most so many pairs to validate on ({VALIDATION_PAIRS})",
-    )
-
-
-def _add_training(group: Any) -> None:
-    presets = "; ".join(f"{name}: {p.channels}" for name, p in NETWORKS.items())
-    rates = "; ".join(f"{name}: {p.lr:g}" for name, p in NETWORKS.items())
-    momenta = "; ".join(f"{name}: {p.momentum:g}" for name, p in NETWORKS.items())
-    group.add_argument("--network", choices=tuple(NETWORKS), default="strided", help="(strided)")
-    group.add_argument("--channels", type=whole(1), metavar="N", help=f"of the layers inside ({presets})")
-    group.add_argument("--epochs", type=whole(1), default=EPOCHS, metavar="N", help=f"({EPOCHS})")
-    group.add_argument("--batch-size", type=whole(1), default=BATCH_SIZE, metavar="N", help=f"({BATCH_SIZE})")
-    group.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="(sgd)")
-    group.add_argument("--lr", type=float, help=f"learning rate ({rates}; adam: {ADAM_LR:g})")
-    group.add_argument("--momentum", type=float, help=f"of sgd ({momenta})")
-    group.add_argument(
-        "--schedule",
-        choices=SCHEDULES,
-        default=SCHEDULE,
-        help="of the learning rate over the whole run: trapezoid rises to lr over 5 percent of the steps and falls "
-        "to nothing over the last 30; one-cycle rises over 30 percent, then falls; cosine falls; step divides by ten "
-        f"after each third ({SCHEDULE})",
-    )
-    group.add_argument("--seed", type=whole(0), default=0, metavar="N", help="the same seed, the same run (0)")
-
-
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
     """Check everything, make the output folder, and return the work."""
     check_backend()
@@ -133,26 +69,30 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     fill_in(args)
     source = open_source(args)
     model = make_model(args, source.image_shape[0])
-    _check_multiple(model, source)
-    schedule = make_schedule(args.schedule, model.optimizer, args.epochs * -(-source.count // args.batch_size))
+    _check_multiple(args, model, source)
+    schedule = schedule_of(args, model.optimizer, source.count)
     folder = RunFolder(args.output, args.overwrite, _plain(args))
     return lambda: Training(args, model, schedule, source, folder).run()
 
 
-def _check_multiple(model: Model, source: Source) -> None:
+def _check_multiple(args: argparse.Namespace, model: Model, source: Source) -> None:
     """Training compares prediction and target, so the network must give them the same size."""
-    sizes = zip(source.image_shape[1:], model.network.size_multiple, strict=True)
-    if any(size % multiple for size, multiple in sizes):
-        height, width = source.image_shape[1:]
-        multiple = max(model.network.size_multiple)
-        raise ValueError(f"the sides of the patches (={height} x {width}) must be divisible by {multiple}")
+    height, width = source.image_shape[1:]
+    multiple = math.lcm(*model.network.size_multiple)
+    if height % multiple == 0 and width % multiple == 0:
+        return
+    rule = f"(={height} x {width}) must be divisible by {multiple} for --network {args.network}"
+    if args.patch_size is None:
+        raise ValueError(f"the sides of the images of {args.data} {rule}")
+    larger = -(-args.patch_size // multiple) * multiple
+    raise ValueError(f"the sides of the patches {rule}: choose --patch-size {larger}")
 
 
 def _plain(args: argparse.Namespace) -> dict[str, Any]:
     """The options as plain data, defaults filled in."""
     machinery = ("command", "prepare", "parser")
     options = {name: value for name, value in vars(args).items() if name not in machinery}
-    simple = (int, float, str, bool, type(None))
+    simple = (int, float, str, bool, list, type(None))
     return {name: value if isinstance(value, simple) else str(value) for name, value in options.items()}
 
 
@@ -170,14 +110,15 @@ class Training:
         self.args, self.model, self.schedule, self.source, self.folder = args, model, schedule, source, folder
         self.validation: Images = (np.empty(0), np.empty(0))  # until the data is loaded
         self.noisy = (0.0, 0.0)  # both PSNRs of the validation input
-        self.bar: Bar | None = None
+        self.bar: Bar | TimeBar | None = None
         self.total_loss = 0.0
+        self.started = 0.0  # by the clock, once training has
 
     def run(self) -> int:
         """Train until the last epoch, Ctrl-C or a collapse; returns the exit status."""
         try:
             pairs, self.validation = self.source.load()
-            self.noisy = both_psnrs(*self.validation)
+            self.noisy = self._noisy_psnrs()
             self._show_plan()
             self._train(pairs)
         except KeyboardInterrupt:
@@ -188,11 +129,19 @@ class Training:
         self._show_result()
         return 0
 
+    def _noisy_psnrs(self) -> tuple[float, float]:
+        """The mean of the validation inputs' PSNRs, and the PSNR of the pooled MSE, in dB; without a noise map."""
+        inputs, targets = self.validation
+        _, mean, pooled = figures(inputs[:, : self.source.image_shape[0]], targets)
+        return mean, pooled
+
     def _train(self, pairs: Pairs) -> None:
+        self.started = now()
         try:
             self.model.train(
                 pairs,
                 num_epochs=self.args.epochs,
+                seconds=self.args.time,
                 batch_size=self.args.batch_size,
                 validation=self.validation,
                 seed=self.args.seed,
@@ -206,15 +155,21 @@ class Training:
 
     # ---- what the user sees ----
     def _batch_done(self, step: int, batches: int, loss: float) -> None:
+        self.total_loss = loss if step == 1 else self.total_loss + loss
         if self.bar is None:
-            number, self.total_loss = len(self.model.history) + 1, 0.0
-            self.bar = Bar(f"epoch {number}/{self.args.epochs}", batches, not self.args.quiet)
-        self.total_loss += loss
+            self.bar = self._new_bar(batches)
         last = self.model.history[-1].psnr if self.model.history else None
         psnr_text = "" if last is None else f", PSNR {last:.2f} dB"
         self.bar.advance(1, f"loss {self.total_loss / step:.5f}{psnr_text}")
         if step == batches:
             self._close_bar()
+
+    def _new_bar(self, batches: int) -> Bar | TimeBar:
+        """Of the whole run, if it lasts for some time; else of this epoch."""
+        shown = not self.args.quiet
+        if self.args.time is not None:
+            return TimeBar(in_words(self.args.time), self.args.time, self.started, shown)
+        return Bar(f"epoch {len(self.model.history) + 1}/{self.args.epochs}", batches, shown)
 
     def _close_bar(self) -> None:
         if self.bar is not None:
@@ -223,7 +178,7 @@ class Training:
 
     def _epoch_done(self, epoch: Epoch) -> None:
         best = self.folder.record(epoch, self.model, self.validation, self.noisy)
-        self._show(
+        self._show_above_bar(
             f"{epoch.epoch:>5}  {epoch.loss:.5f}  {epoch.validation_mse:>14.5f}  {epoch.psnr:>6.2f} dB"
             f"  {epoch.psnr_pooled:>8.2f} dB  {epoch.seconds:>7.1f}{' *' if best else ''}"
         )
@@ -232,7 +187,7 @@ class Training:
         plan = {
             **self.source.facts,
             "network": describe_network(self.args, self.model),
-            "training": describe_training(self.args, self.model),
+            "training": describe_training(self.args),
             "backend": backend().describe(),
             "output": str(self.folder.path),
             "noisy input": f"{_decibels(self.noisy)}, on {len(self.validation[0]):,} validation pairs",
@@ -248,13 +203,14 @@ class Training:
         self._show(f"written: model.h5, history.csv, curves.png, examples.png in {self.folder.path}")
         self._show(f"next: npconv denoise IMAGE --model {self.folder.model}")
 
+    def _show_above_bar(self, text: str) -> None:
+        if self.bar is not None and not self.args.quiet:
+            self.bar.print(text)
+        else:
+            self._show(text)
+
     def _show(self, text: str) -> None:
         show(text, not self.args.quiet)
-
-
-def both_psnrs(inputs: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
-    """The mean of the images' PSNRs, and the PSNR of the pooled MSE, in dB."""
-    return psnr(inputs, targets), psnr(inputs, targets, definition="pooled")
 
 
 def _decibels(both: tuple[float, float]) -> str:

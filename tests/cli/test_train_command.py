@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import json
 import os
@@ -15,16 +16,18 @@ import on_backend
 import pytest
 
 import npconv
-from npconv import data, optim
+from npconv import data
 from npconv.cli import main, run_folder, sources
 from npconv.cli.progress import Bar
-from npconv.cli.recipe import make_schedule
+from npconv.cli.recipe import PRESETS
 from npconv.model import Model
 
 pytest.importorskip("matplotlib")
 
 COLUMNS = ["epoch", "loss", "validation_mse", "psnr_mean", "psnr_pooled", "seconds", "lr"]
 SMALL = (
+    "--network",
+    "strided",
     "--channels",
     "4",
     "--patches",
@@ -108,15 +111,16 @@ def test_without_arguments_it_learns_from_dead_leaves(tmp_path, monkeypatch, cap
     if on_backend.chosen() == "standin":
         pytest.skip("32 channels take minutes where a CPU emulates the threads of a GPU")
     monkeypatch.chdir(tmp_path)
-    for name, value in {"LEAVES": 3, "LEAVES_TO_VALIDATE": 2, "LEAVES_SIDE": 160, "PATCHES": 64}.items():
+    for name, value in {"LEAVES": 3, "LEAVES_TO_VALIDATE": 2, "LEAVES_SIDE": 160}.items():
         monkeypatch.setattr(sources, name, value)
-    monkeypatch.setattr("npconv.cli.train.EPOCHS", 1)
-    monkeypatch.setattr(sources, "VALIDATION_PAIRS", 8)
-    assert main(["train"]) == 0
+    assert PRESETS["unet"].seconds == 120  # what the help and the README promise
+    monkeypatch.setitem(PRESETS, "unet", dataclasses.replace(PRESETS["unet"], seconds=0.5, patches=64))
+    assert main(["train", "--validation-pairs", "8"]) == 0
     assert (tmp_path / "npconv-run" / "model.h5").is_file()
     options = json.loads((tmp_path / "npconv-run" / "options.json").read_text())
-    assert options["channels"] == 32 and options["network"] == "strided" and options["target"] == "noisy"
-    assert (options["lr"], options["momentum"], options["noise"]) == (0.5, 0.9, "pixel-sampling:5-8")
+    assert options["network"] == "unet" and options["target"] == "noisy" and options["optimizer"] == "adam"
+    assert (options["lr"], options["momentum"], options["noise"]) == (1e-3, None, "pixel-sampling:5-8")
+    assert (options["time"], options["epochs"]) == (0.5, None)
     assert "dead leaves" in capsys.readouterr().out
 
 
@@ -149,29 +153,11 @@ def test_gray_transposed_adam_and_a_schedule(train, tmp_path, capsys):
 
 
 def test_defaults_depend_on_the_network(photos, tmp_path):
-    options = ["--data", str(photos), "--network", "strided-transposed", *SMALL[2:], "--epochs", "1"]
+    options = ["--data", str(photos), "--network", "strided-transposed", *SMALL[4:], "--epochs", "1"]
     assert main(["train", *options, "-o", str(tmp_path / "run")]) == 0
     written = json.loads((tmp_path / "run" / "options.json").read_text())
     assert (written["channels"], written["lr"], written["momentum"]) == (48, 5.0, 0.0)
     assert Model.load(tmp_path / "run" / "model.h5").network[0].out_channels == 48
-
-
-def test_schedules():
-    network = npconv.networks.strided(2)
-    parameters = list(network.parameters())
-    rates = {}
-    for name in ("step", "cosine", "trapezoid", "one-cycle"):
-        schedule = make_schedule(name, optim.SGD(parameters, lr=1.0, momentum=0.5), 9)
-        rates[name] = [schedule.lr]
-        for _ in range(9):
-            schedule.step()
-            rates[name].append(schedule.lr)
-        assert schedule.optimizer.groups[0]["momentum"] == 0.5
-    assert rates["step"] == pytest.approx([1] * 3 + [0.1] * 3 + [0.01] * 3 + [0.001])
-    assert rates["cosine"][-1] == pytest.approx(0) and rates["cosine"] == sorted(rates["cosine"], reverse=True)
-    assert rates["trapezoid"] == pytest.approx([1 / 1.45, *[1] * 6, 2 / 2.7, 1 / 2.7, 0])
-    assert max(rates["one-cycle"]) > 0.9 and rates["one-cycle"][0] == pytest.approx(1 / 25)
-    assert make_schedule("none", optim.SGD(parameters, lr=1.0), 9) is None
 
 
 # ---- other data ----
@@ -217,8 +203,11 @@ def test_hdf5_photos_and_validation_of_ones_own(train, photos, tmp_path, capsys)
         (("--data", "nowhere"), "there is no folder or file 'nowhere'"),
         (("--validation", "nowhere"), "there is no folder or file 'nowhere'"),
         (("--patch-size", "32"), "'0.png' and 2 more"),
-        (("--patch-size", "18", "--noise", "gaussian:5"), "(=18 x 18) must be divisible by 4"),
-        (("--network", "unet"), "invalid choice: 'unet'"),
+        (
+            ("--patch-size", "18", "--noise", "gaussian:5"),
+            "(=18 x 18) must be divisible by 4 for --network strided: choose --patch-size 20",
+        ),
+        (("--network", "vnet"), "invalid choice: 'vnet'"),
         (("--patch", "3"), "unrecognized arguments: --patch 3"),
         (("--seed", "-1"), "argument --seed: '-1' must be at least 0"),
     ],

@@ -1,0 +1,253 @@
+"""The course of a training: epoch after epoch of batches, what each of them gave, and when it is over.
+
+    by passes    an epoch is every pair once; `num_epochs` of them
+    by time      an epoch is a twentieth of the time, or longer; pairs come again and again until `seconds` are over
+
+An epoch ends with its report: validation, an `Epoch` for the history, and the callback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import checks
+from .data.pairs import Pairs
+from .schedules import Schedule
+from .training import CollapseWatch
+
+if TYPE_CHECKING:
+    from .model import Model
+
+CHECK_EVERY = 200  # steps between looks for a collapse within an epoch
+READ_EVERY = 50  # losses that a device may be behind
+BEHIND = 0.5  # and seconds, where the time counts
+EPOCHS_BY_TIME = 20  # the most there are in a training by time
+REPORTS = 0.1  # of the time, for all validations and callbacks together
+VALIDATION = 0.05  # of the time, for one validation
+ROUNDING = 1e-6  # seconds
+TIMED = 16  # images by which a validation is timed beforehand
+
+now = time.perf_counter
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """What one epoch of training gave; the validation figures are None without validation pairs.
+
+    `loss` is the mean training loss; `validation_mse` is on values in [0, 1]; `psnr` the mean of the per-image
+    PSNRs, and `psnr_pooled` the PSNR of the pooled MSE, both in dB; `seconds` for the epoch with its validation.
+    """
+
+    epoch: int
+    loss: float
+    validation_mse: float | None
+    psnr: float | None
+    psnr_pooled: float | None
+    seconds: float
+    lr: float
+
+
+class Losses:
+    """The losses of an epoch. Those that a device still computes are read now and then, all at once.
+
+    `timed`: so often that the device is never far behind the clock.
+    """
+
+    def __init__(self, timed: bool = False) -> None:
+        self.total, self.images = 0.0, 0
+        self.latest = 0.0  # the last one that was read; the first that is not finite, if one is not
+        self._unread: list[tuple[Any, int]] = []
+        self._timed, self._every, self._read_at = timed, READ_EVERY, now()
+
+    @property
+    def mean(self) -> float:
+        """Over all images so far."""
+        return self.total / self.images
+
+    def add(self, loss: Any, images: int, last: bool) -> None:
+        """The mean loss of a batch of so many images; `last`: read all that is left."""
+        self._unread.append((loss, images))
+        # The first one is read too: a callback never sees the loss of no batch.
+        if last or isinstance(loss, float) or self.images == 0 or len(self._unread) >= self._every:
+            self._read()
+
+    def _read(self) -> None:
+        for loss, count in self._unread:
+            value = float(loss)
+            if math.isfinite(self.latest):
+                self.latest = value
+            self.total, self.images = self.total + value * count, self.images + count
+        if self._timed:
+            at = now()
+            each = (at - self._read_at) / len(self._unread)
+            self._every = max(1, min(READ_EVERY, int(BEHIND / max(each, 1e-9))))
+            self._read_at = at
+        self._unread.clear()
+
+
+class Clock:
+    """The `seconds` that a training may take, from now on: when its epochs end, and what share of it is over.
+
+    What comes after an epoch, validation and callbacks, counts as its report. Time for the last report is kept free;
+    epochs are so long that all reports together take a tenth of the time at most.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = checks.number(seconds, "seconds", above=0)
+        self.is_last = False  # whether this epoch is
+        self._start = self._latest = now()
+        self._report = 0.0  # seconds for the next one
+        self._share = self._end = 0.0
+
+    @property
+    def passed(self) -> float:
+        """Seconds so far."""
+        return now() - self._start
+
+    @property
+    def share(self) -> float:
+        """Of the time for training, from 0 to 1; it never falls."""
+        whole = self.seconds - self._report
+        self._share = max(self._share, min(1.0, self.passed / whole) if whole > 0 else 1.0)
+        return self._share
+
+    def expect_report(self, seconds: float) -> None:
+        """The next one takes as long as this."""
+        self._report = seconds
+
+    def begin_epoch(self) -> None:
+        """Divide the time that is left evenly into epochs, each with its report, and begin the first of them."""
+        passed = self.passed
+        left = max(0.0, self.seconds - passed)
+        shortest = max(self.seconds / (EPOCHS_BY_TIME + 0.9), self._report / REPORTS)  # 0.9: an epoch may end late
+        count = max(1, int(left / shortest))
+        self.is_last = count == 1
+        self._end, self._latest = passed + left / count - self._report, now()
+
+    def epoch_is_over(self) -> bool:
+        """To be asked after each step: whether the end of the epoch is nearer than that of another step.
+
+        A step that would end after the time for training is not begun; then this epoch is the last.
+        """
+        at = now()
+        step, self._latest = at - self._latest, at
+        passed = at - self._start
+        if passed + step > self.seconds - self._report + ROUNDING:
+            self.is_last = True
+            return True
+        return not self.is_last and passed + step / 2 > self._end
+
+
+@dataclasses.dataclass
+class Course:
+    """A training of a model under way, of arguments that `Model.train` has checked; see there for their meaning.
+
+    `take_step`: one optimisation step, whose loss may still be on its way from a device; `by_batch`: the schedule goes
+    on after each batch, not after each epoch.
+    """
+
+    model: Model
+    pairs: Pairs
+    batch_size: int
+    rng: np.random.Generator
+    held_out: tuple[np.ndarray, np.ndarray] | None
+    watch: CollapseWatch
+    take_step: Callable[[Any, Any], Any]
+    schedule: Schedule | None
+    by_batch: bool
+    callback: Callable[[Epoch], object] | None
+    batch_callback: Callable[[int, int, float], object] | None
+    clock: Clock | None = None
+
+    def by_passes(self, num_epochs: int) -> None:
+        """Every pair `num_epochs` times, unless a callback stops it."""
+        count = math.ceil(len(self.pairs) / self.batch_size)
+        for _ in range(num_epochs):
+            if self._epoch(self.pairs.batches(self.batch_size, self.rng), count):
+                return
+
+    def by_time(self, clock: Clock) -> None:
+        """Until the time is over, or a callback stops it; one step at least."""
+        self.clock = clock
+        if self.schedule is not None:
+            self.schedule.follow(0.0)
+        if self.held_out is not None:
+            self._time_validation(self.held_out, clock)
+        batches = self._again_and_again()
+        while True:
+            clock.begin_epoch()
+            if self._epoch(batches, 0) or clock.is_last:
+                return
+
+    def _again_and_again(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        while True:
+            yield from self.pairs.batches(self.batch_size, self.rng)
+
+    def _time_validation(self, held_out: tuple[np.ndarray, np.ndarray], clock: Clock) -> None:
+        """Take fewer images to validate on if they would take too much of the time."""
+        inputs, targets = held_out
+        each = self._seconds_to_validate(inputs[:1], targets[:1])
+        each = self._seconds_to_validate(inputs[:1], targets[:1])  # the first call had to prepare something
+        if each * TIMED < 0.01 * clock.seconds:
+            each = self._seconds_to_validate(inputs[:TIMED], targets[:TIMED])
+        count = min(len(inputs), max(1, int(VALIDATION * clock.seconds / each)))
+        self.held_out = inputs[:count], targets[:count]
+        clock.expect_report(count * each)
+
+    def _seconds_to_validate(self, inputs: np.ndarray, targets: np.ndarray) -> float:
+        """One of the images."""
+        started = now()
+        self.model.validate(inputs, targets)
+        return max(now() - started, 1e-9) / len(inputs)
+
+    def _epoch(self, batches: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> bool:
+        """Train for an epoch of `count` batches (0: as many as the clock allows) and report; whether to stop."""
+        started, optimizer = now(), self.model.optimizer
+        lr = optimizer.lr if optimizer else 0.0
+        loss = self._train(batches, count)
+        ended = now()
+        number = len(self.model.history) + 1
+        mse = mean = pooled = None
+        if self.held_out is not None:
+            mse, mean, pooled = self.model.validate(*self.held_out)
+        epoch = Epoch(number, loss, mse, mean, pooled, now() - started, lr)
+        self.model.history.append(epoch)
+        if not self.by_batch:
+            self._move_schedule()
+        stop = self.callback(epoch) if self.callback is not None else False
+        if self.clock is not None:
+            self.clock.expect_report(now() - ended)
+        return isinstance(stop, (bool, np.bool_)) and bool(stop)
+
+    def _train(self, batches: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> float:
+        """The mean loss over images."""
+        losses, scaled = Losses(self.clock is not None), self.model.as_network_input
+        for step, (x, target) in enumerate(batches, 1):
+            loss = self.take_step(scaled(x), scaled(target))
+            last = step == count if self.clock is None else self.clock.epoch_is_over()
+            losses.add(loss, len(x), last)
+            if not math.isfinite(losses.latest) or step % CHECK_EVERY == 0 or last:
+                of = f" of {count}" if count else ""
+                where = f"in epoch {len(self.model.history) + 1}, after step {step}{of}"
+                self.watch.check(losses.latest, where)
+            if self.by_batch:
+                self._move_schedule()
+            if self.batch_callback is not None:
+                self.batch_callback(step, count, losses.latest)
+            if last and self.clock is not None:  # passes end by themselves
+                break
+        return losses.mean
+
+    def _move_schedule(self) -> None:
+        if self.schedule is None:
+            return
+        if self.clock is None:
+            self.schedule.step()
+        else:
+            self.schedule.follow(self.clock.share)
