@@ -44,7 +44,16 @@ from .model import Epoch, Model
 from .module import BackwardError, Module, Parameter, is_grad_enabled, no_grad
 from .optim import SGD, Adam, Optimizer
 from .random import manual_seed
-from .schedules import CosineAnnealingLR, OneCycleLR, Schedule, StepLR, TrapezoidLR
+from .schedules import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    MultiStepLR,
+    OneCycleLR,
+    RampDownLR,
+    Schedule,
+    StepLR,
+    TrapezoidLR,
+)
 from .summary import summary
 from .testing import check_gradients, check_module
 from .training import TrainingCollapsed
@@ -71,6 +80,7 @@ __all__ = [
     "CosineAnnealingLR",
     "Dropout",
     "Epoch",
+    "ExponentialLR",
     "FileFormatError",
     "Flatten",
     "Identity",
@@ -84,12 +94,14 @@ __all__ = [
     "MaxPool2d",
     "Model",
     "Module",
+    "MultiStepLR",
     "NearestUpsampling",
     "OneCycleLR",
     "Optimizer",
     "Parameter",
     "PixelShuffle",
     "PixelUnshuffle",
+    "RampDownLR",
     "ReLU",
     "Scale",
     "Schedule",

@@ -56,7 +56,8 @@ def _folded(module: Module, uses: Counter[int]) -> Module:
         children = _merged(children, uses)
         if numbered:
             children = [(str(i), child) for i, (_, child) in enumerate(children)]
-    whole = type(module)(dict(children))
+    kind: Any = type(module)
+    whole: Module = kind(dict(children))
     whole.input_gradient = module.input_gradient
     return whole
 

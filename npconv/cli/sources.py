@@ -33,12 +33,13 @@ from ..data.pairs import Shape, StoredPairs
 from ..data.patches import check_target
 from .parser import given
 from .progress import Bar
+from .recipe import PRESETS
 from .usable import usable
 
-NOISE, TARGET, PATCH_SIZE, PATCHES = "pixel-sampling", "noisy", 32, 20000  # defaults
+TARGET = "noisy"  # the default; others are the network's, in recipe.py
+PATCH_SIZE = 32  # of `npconv evaluate`
 VALIDATION_SEED = 0
 HELD_OUT = 0.1  # the share of photographs, or of ready-made pairs, to validate on
-VALIDATION_PAIRS = 1000
 
 LEAVES, LEAVES_TO_VALIDATE = 240, 40  # images; together they take about six seconds on one core
 LEAVES_SIDE = 320  # pixels: room for patches of 32 at the largest block of pixel sampling, 8, in many places
@@ -84,8 +85,9 @@ def open_source(args: argparse.Namespace) -> Source:
 def _fill_in(args: argparse.Namespace) -> None:
     # Dead leaves are clean; photographs that someone wants to learn from alone are noisy.
     as_they_are = args.target == "self" and args.data is not None
-    noise = NoNoise() if as_they_are else parse_noise(NOISE)
-    defaults = {"noise": noise, "target": TARGET, "patch_size": PATCH_SIZE, "patches": PATCHES}
+    preset = PRESETS[args.network]
+    noise = NoNoise() if as_they_are else parse_noise(preset.noise)
+    defaults = {"noise": noise, "target": TARGET, "patch_size": preset.patch_size, "patches": preset.patches}
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -117,10 +119,7 @@ def _pairs(args: argparse.Namespace, photos: Photos) -> PatchPairs:
 def _from_photos(args: argparse.Namespace, photos: Photos) -> Source:
     photos = usable(photos, args.data, args.noise, args.patch_size)
     if args.validation is None:
-        if len(photos) < 2:
-            raise ValueError(f"{args.data} has one photo only: give others to validate on with --validation")
-        photos, others = photos.split(HELD_OUT, np.random.default_rng(VALIDATION_SEED))
-        where = f"{_images(len(others))} of {args.data}, held out{_on_hidden(args)}"
+        photos, others, where = _held_out(args, photos)
         validate = _drawn(args, others)
     else:
         validate, where = _given_validation(args, photos.channels)
@@ -129,6 +128,17 @@ def _from_photos(args: argparse.Namespace, photos: Photos) -> Source:
     return Source(
         pairs.image_shape, pairs.input_shape, pairs.target_shape, len(pairs), facts, lambda: (pairs, validate())
     )
+
+
+def _held_out(args: argparse.Namespace, photos: Photos) -> tuple[Photos, Photos, str]:
+    """Photographs to train on, those to validate on, and the latter in words."""
+    if len(photos) > 1:
+        kept, others = photos.split(HELD_OUT, np.random.default_rng(VALIDATION_SEED))
+        return kept, others, f"{_images(len(others))} of {args.data}, held out{_on_hidden(args)}"
+    if not isinstance(args.noise, NoNoise):
+        raise ValueError(f"{args.data} has one photo only: give others to validate on with --validation")
+    # One noisy image, and nothing else: what is hidden is drawn anew each time, and the network sees none of it.
+    return photos, photos, f"the same image{_on_hidden(args)}"
 
 
 def _from_leaves(args: argparse.Namespace) -> Source:

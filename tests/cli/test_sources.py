@@ -20,6 +20,7 @@ pytest.importorskip("PIL")
 def options(**given: Any) -> argparse.Namespace:
     """What the parser gives, with small sizes."""
     defaults: dict[str, Any] = {
+        "network": "strided",
         "data": None,
         "validation": None,
         "noise": None,
@@ -196,3 +197,15 @@ def test_of_a_large_folder_some_headers_are_read(folder, monkeypatch):
         warnings.simplefilter("error")
         open_source(options(data=folder))
     assert read == ["0.png", "2.png", "5.png"]
+
+
+def test_one_noisy_image_is_enough_to_learn_from(folder: Path, tmp_path: Path) -> None:
+    only = tmp_path / "one"
+    only.mkdir()
+    (folder / "0.png").rename(only / "0.png")
+    source = open_source(options(data=str(only), target="self"))
+    pairs, (inputs, targets) = source.load()
+    assert len(pairs) == 24 and inputs.shape == (6, 3, 16, 16) and targets.shape == (6, 6, 16, 16)
+    assert source.facts["validation"].startswith("the same image; on hidden pixels")
+    with pytest.raises(ValueError, match="has one photo only: give others to validate on with --validation"):
+        open_source(options(data=str(only), noise=data.Gaussian(25)))

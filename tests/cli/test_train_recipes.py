@@ -75,7 +75,7 @@ SMALL = {
     "strided-transposed": ("--channels", "4"),
 }
 EXPECTED = {
-    "unet": {"optimizer": "adam", "lr": 1e-3, "betas": [0.9, 0.999], "schedule": "trapezoid",
+    "unet": {"optimizer": "adam", "lr": 1.5e-3, "betas": [0.9, 0.999], "schedule": "trapezoid",
              "noise": "pixel-sampling:5-8", "momentum": None},
     "noise2noise-unet": {"optimizer": "adam", "lr": 1e-3, "betas": [0.9, 0.99], "schedule": "rampdown",
                          "noise": "gaussian:0-50"},
@@ -204,7 +204,7 @@ def test_training_for_a_time(train, tmp_path, capsys):
     history = rows(tmp_path / "run")
     assert 1 <= len(history) <= 20 and [row["epoch"] for row in history] == [str(i + 1) for i in range(len(history))]
     out = capsys.readouterr().out
-    assert "1s, batches of 32, Adam, lr 0.001, trapezoid schedule, seed 0" in out and "best epoch: " in out
+    assert "1s, batches of 32, Adam, lr 0.0015, trapezoid schedule, seed 0" in out and "best epoch: " in out
     options = written(tmp_path / "run")
     assert (options["time"], options["epochs"]) == (1.0, None)
     # The bar of a terminal is not there: a line an epoch is.
@@ -297,7 +297,7 @@ def test_every_schedule_can_follow_the_time(name):
         (("--network", "ffdnet", "--noise", "poisson:30"), "must be Gaussian"),
         (
             ("--network", "unet", "--patch-size", "30", "--noise", "gaussian:5"),
-            "divisible by 8 for --network unet: choose",
+            "divisible by 4 for --network unet: choose",
         ),
         (("--noise", "none"), "must be 'self' for noise 'none'"),
     ],
@@ -309,11 +309,11 @@ def test_wrong_combinations_are_one_line(train, tmp_path, capsys, options, messa
 
 
 def test_ready_made_pairs_of_a_size_that_does_not_fit_are_named(tmp_path, capsys):
-    pairs = np.random.default_rng(0).integers(0, 255, (2, 40, 3, 12, 12), dtype=np.uint8)
+    pairs = np.random.default_rng(0).integers(0, 255, (2, 40, 3, 12, 10), dtype=np.uint8)
     data.write_pairs(tmp_path / "pairs.h5", *pairs)
     status = main(["train", "--data", str(tmp_path / "pairs.h5"), "-o", str(tmp_path / "run")])
     expected = (
-        f"the sides of the images of {tmp_path / 'pairs.h5'} (=12 x 12) must be divisible by 8 for --network unet"
+        f"the sides of the images of {tmp_path / 'pairs.h5'} (=12 x 10) must be divisible by 4 for --network unet"
     )
     assert expected in only_error(capsys, status)
 
