@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any, NoReturn, overload
 
+from . import receptive
 from .backends import backend
 from .backends.base import Array
 from .backends.geometry import integer
@@ -20,6 +21,8 @@ from .ownership import gives_fresh_gradient, gives_fresh_output, is_written_by
 
 class Identity(Layer):
     """Gives its input back: the straight branch of a skip connection."""
+
+    pointwise = True
 
     def _forward(self, x: Array) -> tuple[Array, Any]:
         return x, None
@@ -217,6 +220,9 @@ class Sequential(Container):
             total = total[0] * scale[0], total[1] * scale[1]
         return multiple
 
+    def input_range(self, axis: int, start: int, stop: int) -> receptive.Range | None:
+        return receptive.in_row(list(self), axis, start, stop)
+
 
 class Parallel(Container):
     """Branches that all get the same input; how their outputs are joined is the subclass's."""
@@ -266,6 +272,9 @@ class Parallel(Container):
     def size_multiple(self) -> tuple[int, int]:
         multiples = [branch.size_multiple for branch in self]
         return math.lcm(*(m[0] for m in multiples)), math.lcm(*(m[1] for m in multiples))
+
+    def input_range(self, axis: int, start: int, stop: int) -> receptive.Range | None:
+        return receptive.side_by_side(list(self), axis, start, stop)
 
 
 class Concat(Parallel):

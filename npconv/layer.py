@@ -25,10 +25,12 @@ class Layer(Module):
     """A module that is one operation: checks, unbatched input and what is kept, written once for all layers.
 
     Subclasses write `_forward(x) -> (y, saved)` and `_backward(grad, saved) -> dx`. `takes_images`: the input is
-    (N, C, H, W), or (C, H, W), which `_forward` sees as a batch of one.
+    (N, C, H, W), or (C, H, W), which `_forward` sees as a batch of one. `pointwise`: in evaluation, a pixel of the
+    output depends on the same pixel of the input alone.
     """
 
     takes_images: ClassVar[bool] = False
+    pointwise: ClassVar[bool] = False
     _kept: Kept | None = None
 
     @abstractmethod
@@ -38,6 +40,9 @@ class Layer(Module):
     @abstractmethod
     def _backward(self, grad: Array, saved: Any) -> Array | None:
         """Add to the parameters' gradients; return the gradient for x (None is allowed without `input_gradient`)."""
+
+    def input_range(self, axis: int, start: int, stop: int) -> tuple[int, int] | None:
+        return (start, stop) if self.pointwise else None
 
     def check_input(self, x: Array) -> None:
         """ValueError if a shape is wrong for this layer; `x` is (N, C, H, W) where `takes_images`."""

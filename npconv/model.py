@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,22 +11,24 @@ import numpy as np
 from . import checks, networks
 from .backends import backend, to_numpy
 from .backends.base import Array
+from .backends.geometry import IntOrPair
 from .data.pairs import Pairs
 from .epochs import Clock, Course, Epoch
 from .inputs import as_images, as_pairs, held_out_images
 from .losses import MSE, Loss
-from .module import Module, no_grad, structure_version
+from .module import Module, structure_version
+from .noise_map import with_noise_level
 from .optim import SGD, Adam, Optimizer
 from .ownership import is_written_by
+from .prediction import Collected, network_input, predict_regions
 from .random import generator_or_default
 from .schedules import OneCycleLR, Schedule
 from .stored_training import describe_training, rebuild_loss, rebuild_optimizer
-from .training import CollapseWatch, Crew, TrainingCollapsed, share_sizes
+from .training import CollapseWatch, Crew, TrainingCollapsed
 from .validation import Figures, figures
 from .weights import load, load_into, read_training, save
 
 PROBES = 16  # images by which a collapse is noticed
-PREDICT_PIXELS = 1 << 18  # pixels that one worker takes through the network at a time
 
 
 class Model:
@@ -225,59 +226,56 @@ class Model:
         return figures(to_numpy(self.predict(inputs)), to_numpy(targets))
 
     # ---- prediction ----
-    def predict(self, test_input: Any) -> Any:
+    def predict(
+        self,
+        test_input: Any,
+        *,
+        noise_level: Any = None,
+        tile: IntOrPair | None = None,
+        max_memory: int | str | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Any:
         """The network's output for images (N, C, H, W), or one (C, H, W), of 0..255; values in 0..255.
 
         Any height and width: images that the network's strides do not divide are mirrored at the right and the
         bottom, and cropped back. float64 stays float64, uint8 and other types give float32. NumPy images give NumPy
         images, those of the active backend stay there.
 
-        Raises TypeError or ValueError for anything that is not such an image, or NaN in it.
+        Args:
+            noise_level: for a network that takes a noise-level map as its last channel (such as `networks.ffdnet`):
+                the noise's standard deviation in 8-bit steps, a number, or one for each pixel, (H, W) or
+                (N, 1, H, W).
+            tile: the side of the tiles that an image is cut into, or a pair (height, width), in pixels; None cuts
+                images of more than 1024 x 1024 (on a GPU, 2048 x 2048). Tiles overlap by what the network sees, so
+                the result is the same but for rounding. A network with a module that may see the whole image is never
+                cut.
+            max_memory: what prediction may allocate beyond its input and its output, in bytes or as text ("500M",
+                "2G"); tiles are made as large as that allows.
+            progress: called with the numbers of tiles (or shares of a batch) that are done, and of all.
+
+        Raises TypeError or ValueError for anything that is not such an image, or NaN in it; for a noise level that
+        the network does not take, or lacks; for a `tile` where the network cannot be cut; and for a `max_memory` that
+        is not enough for the smallest tile, saying how much is.
         """
         images, on_host = as_images(test_input)
         batch = images if images.ndim == 4 else images[None]
-        x = self._padded(batch)
-        outputs = self._cropped(self._forward(x), batch.shape[2:], x.shape[2:])
-        outputs = backend().xp.clip(outputs * 255, 0, 255)
-        outputs = outputs.astype("float64" if images.dtype.name == "float64" else "float32", copy=False)
-        outputs = outputs if images.ndim == 4 else outputs[0]
-        return to_numpy(outputs) if on_host else outputs
-
-    def _forward(self, x: Array) -> Array:
-        """The network, in evaluation mode and without keeping anything, on shares of the batch."""
-        per_task = max(1, min(PREDICT_PIXELS // (x.shape[2] * x.shape[3]), math.ceil(len(x) / backend().workers)))
-        shares = [slice(i, i + per_task) for i in range(0, len(x), per_task)] or [slice(0, 0)]
-        workers = share_sizes(len(shares), backend().workers)
-        with no_grad(), backend().constant_weights():
-            tasks = [self._prediction(x, shares[part]) for part in workers]
-            parts = [output for outputs in backend().run(tasks) for output in outputs]
-        return parts[0] if len(parts) == 1 else backend().xp.concatenate(parts)
-
-    def _prediction(self, x: Array, shares: list[slice]) -> Callable[[], list[Array]]:
-        replica = self.network.replica().eval()
-        return lambda: [replica.forward(self.as_network_input(x[share])) for share in shares]
-
-    def _padded(self, x: Array) -> Array:
-        """x, mirrored up to the next size that the network's strides divide."""
-        more = [-length % multiple for length, multiple in zip(x.shape[2:], self.network.size_multiple, strict=True)]
-        if not any(more):
-            return x
-        return backend().xp.pad(x, ((0, 0), (0, 0), (0, more[0]), (0, more[1])), mode="symmetric")
-
-    def _cropped(self, outputs: Array, size: Sequence[int], padded: Sequence[int]) -> Array:
-        """The part of the outputs for images of `padded` size that belongs to the images of `size`."""
-        if tuple(size) == tuple(padded) or outputs.ndim != 4:
-            return outputs
-        scales = self.network.scale
-        if any(out != length * scale for out, length, scale in zip(outputs.shape[2:], padded, scales, strict=True)):
-            return outputs  # an output of a size of its own, whatever the input's
-        height, width = (math.ceil(length * scale) for length, scale in zip(size, scales, strict=True))
-        return outputs[:, :, :height, :width]
+        shape, read = with_noise_level(self.network, batch, noise_level)
+        outputs = Collected(len(batch), "float64" if images.dtype.name == "float64" else "float32", on_host)
+        predict_regions(
+            self.network,
+            shape,
+            read,
+            outputs.write,
+            tile=tile,
+            max_memory=max_memory,
+            progress=progress,
+            prepare=self.as_network_input,
+        )
+        return outputs.array if images.ndim == 4 else outputs.array[0]
 
     def as_network_input(self, images: Any) -> Array:
         """Images of 0..255 as the network sees them: its dtype, [0, 1], in the backend's memory order."""
-        dtype = next((p.dtype for p in self.network.parameters()), np.dtype("float32"))
-        return backend().scaled(backend().images(backend().asarray(images), dtype), 1 / 255)
+        return network_input(self.network, images)
 
     # ---- files ----
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -124,6 +124,14 @@ class Module(ABC):
         """Of what the input's (height, width) must be multiples, so that strides lose no row and no column."""
         return self.scale[0].denominator, self.scale[1].denominator
 
+    def input_range(self, axis: int, start: int, stop: int) -> tuple[int, int] | None:
+        """Which rows (axis 0) or columns (axis 1) of the input the outputs start .. stop - 1 depend on.
+
+        (first, last + 1); it may reach past the borders. None, unless a subclass says otherwise: anything. Large
+        images go through a network in tiles only if all of its modules say; see prediction.py.
+        """
+        return None
+
     # ---- the tree of modules ----
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """The modules directly inside, with their names."""

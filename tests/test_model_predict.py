@@ -100,7 +100,7 @@ def test_images_of_a_batch_do_not_see_each_other(workers: Callable[[int], None],
 def test_a_large_batch_is_split_into_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = nc.Model(small()), photos(9, 8)
     whole = model.predict(images)
-    monkeypatch.setattr("npconv.model.PREDICT_PIXELS", 130)  # two images at a time
+    monkeypatch.setattr("npconv.prediction.PREDICT_PIXELS", 130)  # two images at a time
     np.testing.assert_allclose(model.predict(images), whole, atol=1e-4)
 
 

@@ -10,24 +10,39 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..data.images import ENDINGS, read_image
+from ..backends import backend
+from ..data.layouts import Layout
+from ..data.stack_writers import new_stack
+from ..data.stacks import STACK_ENDINGS, Stack, open_stack
+from ..footprint import parse_bytes
 from ..model import Model
-from .files import check_ending, check_new, image_files, write_whole_image
-from .parser import DEFAULT_FOLDER, add_command, check_backend, positive
-from .pixels import denoised, load_denoiser, split_alpha, white_level
-from .progress import show
+from .files import check_ending, check_new, image_files
+from .parser import DEFAULT_FOLDER, add_command, as_argument, check_backend, positive, whole
+from .pixels import Options, check_fits, denoise_stack, load_denoiser, stack_white
+from .progress import Bar, show
 
 OUTPUT = "denoised"
 
-DESCRIPTION = f"""Denoise images with a trained model: PNG, JPEG, TIFF and NPY.
+DESCRIPTION = f"""Denoise images with a trained model: PNG, JPEG, TIFF, NPY and HDF5, of any size, and stacks of them.
 
-What is written has the dtype and the channels of what was read; an alpha channel stays as it is. uint8 counts
-as 0..255, uint16 as 0..65535, floats as 0..1 if no value is above 1 and as 0..255 if they look like that;
---range says otherwise. Without -o the images go to the folder {OUTPUT}/. No input is ever overwritten."""
+What is written has the dtype, the channels and the pages of what was read; an alpha channel stays as it is.
+uint8 counts as 0..255, uint16 as 0..65535, floats as 0..1 if no value is above 1 and as 0..255 if they look like
+that; --range says otherwise. Without -o the images go to the folder {OUTPUT}/. No input is ever overwritten. Of a
+folder, the images directly in it are denoised, but no HDF5 files: name those.
+
+Arrays of NPY and HDF5 files are (H, W); (C, H, W) where the first axis is at most 4, else (H, W, C) where the last
+is, else a stack (N, H, W); (N, C, H, W) where the second axis is at most 4, else (N, H, W, C). --axes says it where
+that is wrong: NHW for a stack of three gray images. Of a TIFF file, the samples of a pixel are its channels, and
+all else (T, Z, channels of a microscope) are pages, each denoised for itself.
+
+Large images go through the network in tiles that overlap by what it sees: there are no seams. ICC profiles and
+resolution are kept, EXIF data of PNG and JPEG too; an orientation is applied. 16-bit PNG is gray only: use TIFF for
+16-bit colours. Images of more than 20,000 x 20,000 pixels are refused as PNG and JPEG."""
 
 EXAMPLE = """examples:
   npconv denoise noisy.png -o clean.png
-  npconv denoise scans/*.tif --model my-run/model.h5 --range 4095 -o cleaned/"""
+  npconv denoise scans/*.tif --model my-run/model.h5 --range 4095 -o cleaned/
+  npconv denoise stack.h5 --dataset raw --max-memory 500M -o clean.h5"""
 
 
 def add_parser(commands: Any) -> None:
@@ -44,13 +59,31 @@ def add_parser(commands: Any) -> None:
         help=f"a folder; or for one image a file, whose ending chooses the format ({OUTPUT}/)",
     )
     parser.add_argument("--range", type=positive, metavar="WHITE", help="the value that stands for white")
+    parser.add_argument(
+        "--sigma",
+        type=positive,
+        metavar="S",
+        help="the noise's standard deviation, where white is 255: for networks that take it (FFDNet)",
+    )
+    parser.add_argument("--axes", metavar="AXES", help="the order of a stored array's axes, such as NHWC or NHW")
+    parser.add_argument("--dataset", metavar="NAME", help="of an HDF5 file (its only one, or images)")
+    memory = as_argument(lambda text: parse_bytes(text, "--max-memory"))
+    parser.add_argument(
+        "--max-memory",
+        type=memory,
+        metavar="SIZE",
+        help="what computing may take besides the images themselves, such as 500M or 2G (1G)",
+    )
+    parser.add_argument("--tile", type=whole(1), metavar="PIXELS", help="the side of the tiles (as large as fits)")
     parser.add_argument("--overwrite", action="store_true", help="replace images that exist")
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
     """Check the model, the inputs and the outputs, and return the work."""
     check_backend()
-    inputs = image_files(args.images)
+    inputs = image_files(args.images, STACK_ENDINGS)
+    if args.axes is not None:
+        Layout.parse(args.axes)
     is_folder = _is_folder(args.output, len(inputs), any(Path(name).is_dir() for name in args.images))
     outputs = _outputs(inputs, args.output, is_folder)
     for source, target in zip(inputs, outputs, strict=True):
@@ -58,8 +91,9 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     folder = Path(args.output) if is_folder else Path(args.output).parent
     _check_folder(folder)
     model = load_denoiser(args.model)
+    options = Options(args.range, args.sigma, args.tile, args.max_memory)
     folder.mkdir(parents=True, exist_ok=True)
-    return lambda: _denoise_all(model, inputs, outputs, args.range)
+    return lambda: _denoise_all(inputs, outputs, lambda path: open_stack(path, args.axes, args.dataset), model, options)
 
 
 def _is_folder(output: str, count: int, from_folder: bool) -> bool:
@@ -69,7 +103,7 @@ def _is_folder(output: str, count: int, from_folder: bool) -> bool:
     """
     if output.endswith(("/", os.sep)) or Path(output).is_dir():
         return True
-    if Path(output).suffix.lower() not in ENDINGS:
+    if Path(output).suffix.lower() not in STACK_ENDINGS:
         return count > 1 or from_folder
     if count > 1:
         raise ValueError(f"{count} inputs cannot go into one file {output!r}: name a folder with -o, such as out/")
@@ -78,7 +112,7 @@ def _is_folder(output: str, count: int, from_folder: bool) -> bool:
 
 def _outputs(inputs: list[Path], output: str, is_folder: bool) -> list[Path]:
     if not is_folder:
-        check_ending(Path(output))
+        check_ending(Path(output), STACK_ENDINGS)
         return [Path(output)]
     outputs = [Path(output) / path.name for path in inputs]
     for i, path in enumerate(outputs):
@@ -103,12 +137,14 @@ def _check_output(source: Path, target: Path, overwrite: bool) -> None:
     check_new(target, overwrite)
 
 
-def _denoise_all(model: Model, inputs: list[Path], outputs: list[Path], white: float | None) -> int:
+def _denoise_all(
+    inputs: list[Path], outputs: list[Path], opened: Callable[[Path], Stack], model: Model, options: Options
+) -> int:
     """Every image; one that fails does not keep the others from their turn, but makes the exit status 1."""
     failed = 0
     for source, target in zip(inputs, outputs, strict=True):
         try:
-            show(_denoise(model, source, target, white))
+            show(_denoise(model, source, opened, target, options))
         except (ValueError, TypeError, OSError) as error:
             failed += 1
             reason = str(error) if str(source) in str(error) else f"{source}: {error}"
@@ -118,14 +154,39 @@ def _denoise_all(model: Model, inputs: list[Path], outputs: list[Path], white: f
     return 1 if failed else 0
 
 
-def _denoise(model: Model, source: Path, target: Path, white: float | None) -> str:
+def _denoise(model: Model, source: Path, opened: Callable[[Path], Stack], target: Path, options: Options) -> str:
     """Denoise one file; a line that says what was done."""
     started = time.perf_counter()
-    image = read_image(source)
-    colours, _ = split_alpha(image)
-    level = white_level(colours, white)
-    write_whole_image(target, denoised(model, image, level))
-    channels, height, width = image.shape
+    with opened(source) as stack, _Tiles(source.name) as tiles:
+        check_fits(model, stack, options)
+        level = stack_white(stack, options.white)
+        with new_stack(target, stack) as written:
+            denoise_stack(model, stack, written, options, level, tiles.show)
+            backend().release_memory()  # writing a picture takes memory too
+        pages, channels, height, width = stack.shape
     seconds = time.perf_counter() - started
-    kind = f"{width} x {height}, {channels} channel{'s' if channels > 1 else ''}, {image.dtype}, 0..{level:g}"
+    kind = f"{width} x {height}, {channels} channel{'s' if channels > 1 else ''}, {stack.dtype}, 0..{level:g}"
+    kind = f"{pages} pages, {kind}" if pages > 1 else kind
     return f"{source} -> {target}  ({kind}, {seconds:.2f} s)"
+
+
+class _Tiles:
+    """A progress bar that learns how many tiles there are with the first one."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._bar: Bar | None = None
+        self._done = 0
+
+    def show(self, done: int, total: int) -> None:
+        if self._bar is None:
+            self._bar = Bar(self._label, total)
+        self._bar.advance(done - self._done)
+        self._done = done
+
+    def __enter__(self) -> _Tiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -8,17 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..model import Model
-from ..module import Module
-from .pixels import denoised_colours, network_channels, predict
+from ..noise_map import network_channels
+from .pixels import denoised_colours, predict
 from .scenes import Scene, from_pairs
 
 BATCH = 250  # patches predicted at a time
 Predictions = Iterator[tuple[Scene, np.ndarray]]
-
-
-def takes_noise_level(network: Module) -> bool:
-    """Whether a network has an input channel for the noise level after those of a gray or an RGB image."""
-    return network_channels(network) in (2, 4)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import numpy as np
 
 from ..data import Pairs, Photos, open_data, parse_noise
 from ..model import Model
+from ..noise_map import takes_noise_map
 from ..protocols import rounded
-from .denoiser import Denoiser, takes_noise_level
+from .denoiser import Denoiser
 from .files import check_new, image_files
 from .parser import DEFAULT_FOLDER, add_command, as_argument, check_backend, given, positive, whole
 from .pixels import load_denoiser
@@ -23,7 +24,6 @@ from .scenes import (
     FilePhotos,
     Scene,
     all_pairs,
-    fixed_sigma,
     noisy_files,
     read_scaled,
     with_files,
@@ -71,7 +71,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--noise",
         type=as_argument(parse_noise),
-        help="noise to add: pixel-sampling, gaussian:SIGMA (8-bit steps) or poisson:PEAK",
+        help="noise to add: pixel-sampling, gaussian:SIGMA (8-bit steps) or poisson:PEAK; gaussian:0-55 draws one for "
+        "each image",
     )
     parser.add_argument("--noisy", metavar="FOLDER", type=Path, help="noisy versions of the images")
     parser.add_argument("--seed", type=whole(0), metavar="N", help="of the noise (0)")
@@ -152,7 +153,7 @@ def _check_kair(args: argparse.Namespace, data: list[Path] | Photos | Pairs) -> 
     contradicting = given(args, "noisy", "pairs", "patch_size", "range")
     if contradicting:
         raise ValueError(f"{', '.join(contradicting)} contradicts --protocol kair: whole 8-bit images and their noise")
-    if args.noise is None or fixed_sigma(args.noise) is None:
+    if args.noise is None or args.noise.noise_level is None:
         other = "" if args.noise is None else f", not {args.noise}"
         raise ValueError(f"--protocol kair needs --noise gaussian:SIGMA with one sigma{other}")
     if (args.seed or 0) >= 2**32:
@@ -164,10 +165,10 @@ def _noise_level(args: argparse.Namespace, model: Model) -> float | None:
 
     Raises ValueError if it needs one that nobody has given, or would not hear one that somebody has.
     """
-    if not takes_noise_level(model.network):
+    if not takes_noise_map(model.network):
         _refuse(args, "a network without an input for the noise level", "sigma")
         return None
-    level = args.sigma if args.sigma is not None or args.noise is None else fixed_sigma(args.noise)
+    level = args.sigma if args.sigma is not None or args.noise is None else args.noise.noise_level
     if level is None:
         noise = "" if args.noise is None else f", which {args.noise} does not say"
         raise ValueError(f"the network takes the noise level{noise}: give --sigma, such as --sigma 25")
@@ -187,7 +188,7 @@ def _check_csv(path: Path, overwrite: bool) -> None:
 
 
 def _plan_kair(args: argparse.Namespace, data: Any, denoiser: Denoiser) -> Plan:
-    channels, sigma = denoiser.image_channels, fixed_sigma(args.noise)
+    channels, sigma = denoiser.image_channels, args.noise.noise_level
     if channels not in (None, 1, 3):
         raise ValueError(f"--protocol kair is for gray and RGB networks, and the model takes {channels} channels")
     assert sigma is not None  # _check_kair has asked

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..data.images import ENDINGS, write_image
+from ..data.images import ENDINGS
+from ..data.pillow_images import opened
 from ..extras import require
-from ..whole_file import whole_file
 
 
-def image_files(names: Iterable[str]) -> list[Path]:
+def image_files(names: Iterable[str], endings: Sequence[str] = ENDINGS) -> list[Path]:
     """The files that `names` stand for: a folder stands for the images directly in it, in the order of names.
 
+    `endings`: what a file that is named may end in; of folders, HDF5 files are left out, which may be models.
     Raises FileNotFoundError for what is not there or a folder without images, ValueError for another ending.
     """
-    return [path for name in names for path in _images_at(Path(name))]
+    return [path for name in names for path in _images_at(Path(name), endings)]
 
 
-def _images_at(path: Path) -> list[Path]:
+def _images_at(path: Path, endings: Sequence[str]) -> list[Path]:
     if path.is_dir():
         found = [file for file in sorted(path.iterdir()) if file.suffix.lower() in ENDINGS and file.name[0] != "."]
         if not found:
@@ -28,15 +29,15 @@ def _images_at(path: Path) -> list[Path]:
         return found
     if not path.exists():
         raise FileNotFoundError(f"there is no image file or folder {str(path)!r}")
-    check_ending(path)
+    check_ending(path, endings)
     with open(path, "rb"):  # a file that may not be read is an error now rather than after other images
         return [path]
 
 
-def check_ending(path: Path) -> None:
+def check_ending(path: Path, endings: Sequence[str] = ENDINGS) -> None:
     """ValueError if `path` does not name a format that images are read from and written to."""
-    if path.suffix.lower() not in ENDINGS:
-        raise ValueError(f"the ending of {str(path)!r} must be one of {', '.join(ENDINGS)}")
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"the ending of {str(path)!r} must be one of {', '.join(endings)}")
 
 
 def shortest_side(path: Path) -> int:
@@ -58,19 +59,13 @@ def _header_shape(path: Path) -> list[int]:
         return sorted(np.load(path, mmap_mode="r", allow_pickle=False).shape)[-2:]  # at most 4 channels
     if ending in (".tif", ".tiff"):
         return _tiff_shape(path)
-    with require("PIL.Image").open(path) as image:
+    with opened(path) as image:
         return [image.height, image.width]
 
 
 def _tiff_shape(path: Path) -> list[int]:
     with require("tifffile").TiffFile(path) as file:
         return sorted(file.series[0].shape)[-2:]
-
-
-def write_whole_image(path: Path, image: np.ndarray) -> None:
-    """Write an image beside `path`, then put it in its place: an interruption leaves no half file."""
-    with whole_file(path) as part:
-        write_image(part, image)
 
 
 def check_new(path: Path, overwrite: bool) -> None:

@@ -15,14 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data import Gaussian, Noise, Pairs, Photos
+from ..data import Noise, Pairs, Photos
 from ..data.images import read_image
+from ..data.lazy import CACHE_BYTES
 from ..data.photos import LRUCache
 from ..data.values import with_channels
 from ..protocols import noisy as kair_noisy
 from .pixels import split_alpha, white_level
-
-CACHE_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -73,13 +72,6 @@ def with_noise(named: Iterable[tuple[str, np.ndarray]], noise: Noise, seed: int)
     for i, (name, image) in enumerate(named):
         (noisy,), clean = noise.corrupt(image, np.random.default_rng([seed, i]), copies=1)
         yield Scene(name, noisy, clean)
-
-
-def fixed_sigma(noise: Noise) -> float | None:
-    """The sigma of Gaussian noise that has one and the same everywhere, in 8-bit steps; None for other noise."""
-    if not isinstance(noise, Gaussian) or getattr(noise, "largest", None) is not None:
-        return None
-    return float(noise.sigma)
 
 
 def with_kair_noise(paths: list[Path], channels: int | None, sigma: float, seed: int) -> Iterator[Scene]:

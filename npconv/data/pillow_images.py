@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # pillow's names, by the number of channels
 _JPEG_QUALITY = 95
+MOST_PIXELS = 20_000**2  # a file that claims more is refused: it would fill the memory
+_STRIP = 256  # rows that are copied out of a picture at a time
+_opening = threading.Lock()
 
 
 def read_pillow(path: Path) -> np.ndarray:
@@ -21,8 +27,73 @@ def read_pillow(path: Path) -> np.ndarray:
     # pillow decodes 16-bit colour to 8 bits without a word, so that is refused here.
     if path.suffix.lower() == ".png" and _png_is_deep_colour(path):
         raise ValueError("pillow cannot read 16-bit PNGs with colours or alpha: convert it to TIFF or NPY")
-    with require("PIL.Image").open(path) as image:
+    with opened(path) as image:
         return pillow_to_array(image)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image]:
+    """A picture of up to 20,000 x 20,000 pixels, opened without pillow's warning; ValueError for a larger one."""
+    module = require("PIL.Image")
+    with _opening:  # pillow's own limit is one number for the whole process: it is put back at once
+        limit, module.MAX_IMAGE_PIXELS = module.MAX_IMAGE_PIXELS, None
+        try:
+            image = module.open(path)
+        finally:
+            module.MAX_IMAGE_PIXELS = limit
+    with image:
+        check_pixels(image.width, image.height)
+        yield image
+
+
+def check_pixels(width: int, height: int) -> None:
+    """ValueError for a picture of more pixels than are read."""
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"it has {width} x {height} pixels, more than the {MOST_PIXELS:,} that are read")
+
+
+def read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """A PNG or JPEG file as (H, W) or (H, W, C), and its ICC profile, dpi and EXIF data where it has them.
+
+    Pixels are as for `read_pillow`. At the most, the picture is in memory twice.
+    """
+    if path.suffix.lower() == ".png" and _png_is_deep_colour(path):
+        raise ValueError("pillow cannot read 16-bit PNGs with colours or alpha: convert it to TIFF or NPY")
+    from PIL import ImageOps
+
+    with opened(path) as image:
+        notes = {key: image.info[key] for key in ("icc_profile", "dpi") if image.info.get(key)}
+        if image.mode not in ("1", "P", "PA", "I", "I;16", *_MODES.values()):
+            notes.pop("icc_profile", None)  # a profile of inks, say: the pixels become RGB
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # takes the orientation out of the EXIF data too
+        if len(image.getexif()):
+            notes["exif"] = image.getexif().tobytes()
+        deep = image.mode.startswith("I")
+        mode = image.mode if deep else _plain_mode(image)
+        channels = 1 if deep else len(mode)
+        shape = (image.height, image.width, *([channels] if channels > 1 else []))
+        array = np.empty(shape, np.uint16 if deep else np.uint8)
+        for top in range(0, image.height, _STRIP):
+            part = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+            array[top : top + _STRIP] = np.asarray(part if part.mode == mode else part.convert(mode))
+    return array, notes
+
+
+def check_picture(path: Path, channels: int, dtype: np.dtype) -> None:
+    """ValueError if a PNG or JPEG file cannot hold such pixels."""
+    check = _check_png if path.suffix.lower() == ".png" else _check_jpeg
+    check(channels, dtype)
+
+
+def write_picture(path: Path, array: np.ndarray, notes: dict[str, Any]) -> None:
+    """Write an (H, W) or (H, W, C) array, with the `notes` that `read_picture` gives."""
+    picture = require("PIL.Image").fromarray(array)
+    kept = {key: notes[key] for key in ("icc_profile", "dpi", "exif") if key in notes}
+    if path.suffix.lower() == ".png":
+        picture.save(path, format="PNG", **kept)
+    else:
+        picture.save(path, format="JPEG", quality=_JPEG_QUALITY, **kept)
 
 
 def pillow_to_array(image: Image) -> np.ndarray:
@@ -40,21 +111,28 @@ def pillow_to_array(image: Image) -> np.ndarray:
 
 def write_png(path: Path, image: np.ndarray) -> None:
     """Writes a (C, H, W) image: uint8, or uint16 if C is 1."""
-    channels, dtype = image.shape[0], image.dtype
-    if dtype == np.uint16 and channels > 1:
-        raise ValueError(f"pillow cannot write 16-bit PNGs of {channels} channels: use TIFF or NPY")
-    if dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"PNG holds uint8 and, in gray, uint16, not {dtype}: convert, or use TIFF or NPY")
+    _check_png(image.shape[0], image.dtype)
     _picture(image).save(path, format="PNG")
 
 
 def write_jpeg(path: Path, image: np.ndarray) -> None:
     """Writes a (C, H, W) uint8 image, C 1 or 3, at quality 95."""
-    if image.shape[0] in (2, 4):
-        raise ValueError(f"JPEG cannot hold alpha (C={image.shape[0]}): use PNG, or drop the last channel")
-    if image.dtype != np.uint8:
-        raise ValueError(f"JPEG holds uint8, not {image.dtype}: convert, or use TIFF or NPY")
+    _check_jpeg(image.shape[0], image.dtype)
     _picture(image).save(path, format="JPEG", quality=_JPEG_QUALITY)
+
+
+def _check_png(channels: int, dtype: np.dtype) -> None:
+    if dtype == np.uint16 and channels > 1:
+        raise ValueError(f"pillow cannot write 16-bit PNGs of {channels} channels: use TIFF or NPY")
+    if dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"PNG holds uint8 and, in gray, uint16, not {dtype}: convert, or use TIFF or NPY")
+
+
+def _check_jpeg(channels: int, dtype: np.dtype) -> None:
+    if channels in (2, 4):
+        raise ValueError(f"JPEG cannot hold alpha (C={channels}): use PNG, or drop the last channel")
+    if dtype != np.uint8:
+        raise ValueError(f"JPEG holds uint8, not {dtype}: convert, or use TIFF or NPY")
 
 
 def _picture(image: np.ndarray) -> Image:

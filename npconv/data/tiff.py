@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..extras import require
-from .pillow_images import pillow_to_array
+from .pillow_images import check_pixels, opened, pillow_to_array
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -31,6 +31,19 @@ def read_tiff(path: Path) -> np.ndarray:
             if "imagecodecs" not in str(error):
                 raise
             return _read_with_pillow(path, page)
+        return np.ascontiguousarray(_oriented(_shades(_channels_first(array, axes), page), page))
+
+
+def page_image(path: Path, number: int) -> np.ndarray:
+    """One page of a TIFF file as (C, H, W), upright and as light, in the file's dtype."""
+    with require("tifffile").TiffFile(path) as file:
+        page = file.pages[number]
+        try:
+            array, axes = page.asarray(), page.axes
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            return _read_with_pillow(path, page, number)
         return np.ascontiguousarray(_oriented(_shades(_channels_first(array, axes), page), page))
 
 
@@ -85,8 +98,10 @@ def _oriented(image: np.ndarray, page: TiffPage) -> np.ndarray:
     return image
 
 
-def _read_with_pillow(path: Path, page: TiffPage) -> np.ndarray:
+def _read_with_pillow(path: Path, page: TiffPage, number: int = 0) -> np.ndarray:
     if page.bitspersample > 8:  # pillow would shorten 16-bit colours to 8 bits
         raise ValueError("its compression needs another package: pip install imagecodecs")
-    with require("PIL.Image").open(path) as image:
+    with opened(path) as image:
+        image.seek(number)
+        check_pixels(image.width, image.height)
         return pillow_to_array(image)

@@ -22,6 +22,8 @@ class Activation(Layer):
             def derivative(self, x, y): return 1 - numpy.exp(-y)
     """
 
+    pointwise = True
+
     def _forward(self, x: Array) -> tuple[Array, Any]:
         y = self.function(x)
         return y, (x, y)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import checks, init
+from .. import checks, init, receptive
 from ..backends import backend
 from ..backends.base import Array
 from ..backends.geometry import ConvGeometry, IntOrPair, Pair
@@ -143,6 +143,13 @@ class Conv2d(WeightedLayer):
     def scale(self) -> tuple[Fraction, Fraction]:
         return Fraction(1, self.geometry.stride[0]), Fraction(1, self.geometry.stride[1])
 
+    def input_range(self, axis: int, start: int, stop: int) -> receptive.Range | None:
+        if self.padding_mode == "zeros" or self.geometry.padding[axis] == (0, 0):
+            return receptive.window_range(self.geometry, axis, start, stop)
+        if self.padding_mode == "circular":  # each border sees the other one
+            return None
+        return receptive.mirrored_range(self.geometry, axis, start, stop)
+
     @property
     def _unpadded(self) -> ConvGeometry:
         """The geometry on an image that is padded already."""
@@ -244,6 +251,9 @@ class ConvTranspose2d(WeightedLayer):
     @property
     def scale(self) -> tuple[Fraction, Fraction]:
         return Fraction(self.geometry.stride[0]), Fraction(self.geometry.stride[1])
+
+    def input_range(self, axis: int, start: int, stop: int) -> receptive.Range | None:
+        return receptive.transposed_range(self.geometry, axis, start, stop)
 
     def check_input(self, x: Array) -> None:
         self.check_channels(x)

@@ -20,6 +20,8 @@ class Dropout(Layer):
     generator of `npconv.manual_seed` if None.
     """
 
+    pointwise = True
+
     def __init__(self, p: float = 0.5, *, rng: np.random.Generator | None = None) -> None:
         self.p = checks.probability(p, "p")
         generator_or_default(rng)  # raises for anything but a generator

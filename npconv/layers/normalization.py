@@ -57,6 +57,9 @@ class BatchNorm2d(Layer):
         if dtype != "float32":
             self.astype(dtype)
 
+    def input_range(self, axis: int, start: int, stop: int) -> tuple[int, int] | None:
+        return (start, stop) if self.track_running_stats else None
+
     @property
     def fresh_output(self) -> bool:
         return True

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import checks
+from .. import checks, receptive
 from ..backends import backend
 from ..backends.base import Array
 from ..backends.geometry import ConvGeometry, IntOrPair, Pair
@@ -44,6 +44,9 @@ class Pooling(Layer):
     @property
     def scale(self) -> tuple[Fraction, Fraction]:
         return Fraction(1, self.geometry.stride[0]), Fraction(1, self.geometry.stride[1])
+
+    def input_range(self, axis: int, start: int, stop: int) -> receptive.Range | None:
+        return receptive.window_range(self.geometry, axis, start, stop)
 
     def fitted(self, size: Pair) -> ConvGeometry:
         """The geometry for an image of `size`: with `ceil_mode`, padded further so that a last partial window fits."""

@@ -16,6 +16,8 @@ class Scale(Layer):
     `Sum(Identity(), Sequential(..., Scale(-1)))` subtracts what the Sequential gives from its input.
     """
 
+    pointwise = True
+
     def __init__(self, factor: float) -> None:
         self.factor = checks.number(factor, "factor")
 

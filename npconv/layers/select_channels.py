@@ -19,6 +19,7 @@ class SelectChannels(Layer):
     """
 
     takes_images = True
+    pointwise = True
 
     def __init__(self, in_channels: int, start: int, stop: int) -> None:
         self.in_channels = checks.integer(in_channels, "in_channels", 1)

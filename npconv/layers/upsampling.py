@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from .. import checks
+from .. import checks, receptive
 from ..backends import backend
 from ..backends.base import Array
 from ..backends.geometry import ConvGeometry, IntOrPair, Pair, Sides
@@ -17,6 +18,7 @@ from ..layer import Layer
 from .conv import WeightedLayer, check_output_padding, plain
 
 Scale = float | Sequence[float]
+REGULAR_UP_TO = 1 << 17  # pixels along a side, within which indices are looked at
 
 
 class UpsamplingNearest2d(Layer):
@@ -52,6 +54,11 @@ class UpsamplingNearest2d(Layer):
             return Fraction(1), Fraction(1)
         height, width = (Fraction(s).limit_denominator(1000) for s in self.scale_factor)
         return height, width
+
+    def input_range(self, axis: int, start: int, stop: int) -> receptive.Range | None:
+        if self.scale_factor is None or not _is_regular(self.scale_factor[axis]):
+            return None
+        return receptive.nearest_range(self.scale[axis], start, stop)
 
     def output_size(self, size: Pair) -> Pair:
         """The output's (height, width) for an input of `size`."""
@@ -103,6 +110,20 @@ def _source_indices(length: int, out: int, scale: float | None) -> list[int]:
     step = np.float32(1.0 / scale) if scale is not None else np.float32(length) / np.float32(out)
     indices = np.floor(np.arange(out, dtype=np.float32) * step).astype(int)
     return np.minimum(indices, length - 1).tolist()
+
+
+@lru_cache(maxsize=256)
+def _is_regular(scale: float) -> bool:
+    """Whether a part of an image is enlarged as it is within the whole: float32 rounds the indices of odd scales."""
+    exact = Fraction(scale).limit_denominator(1000)
+    outputs = np.arange(REGULAR_UP_TO)
+    indices = np.floor(outputs.astype(np.float32) * np.float32(1.0 / scale)).astype(int)
+    lengths = np.arange(0, REGULAR_UP_TO, exact.denominator)
+    enlarged = np.floor(lengths * scale).astype(int)
+    return bool(
+        (indices == outputs * exact.denominator // exact.numerator).all()
+        and (enlarged == lengths // exact.denominator * exact.numerator).all()
+    )
 
 
 class Upsampling(WeightedLayer):
@@ -190,6 +211,10 @@ class Upsampling(WeightedLayer):
         steps = self.geometry.stride
         return Fraction(self.factors[0], steps[0]), Fraction(self.factors[1], steps[1])
 
+    def input_range(self, axis: int, start: int, stop: int) -> receptive.Range | None:
+        enlarged = receptive.window_range(self.geometry, axis, start, stop)
+        return receptive.nearest_range(self.factors[axis], *enlarged)
+
     def check_input(self, x: Array) -> None:
         self.check_channels(x)
         if self.transposeconvargs:
@@ -245,6 +270,9 @@ class PixelShuffle(Layer):
     def scale(self) -> tuple[Fraction, Fraction]:
         return Fraction(self.upscale_factor), Fraction(self.upscale_factor)
 
+    def input_range(self, axis: int, start: int, stop: int) -> receptive.Range | None:
+        return receptive.nearest_range(self.upscale_factor, start, stop)
+
     def check_input(self, x: Array) -> None:
         if x.shape[1] % self.upscale_factor**2:
             raise ValueError(
@@ -276,6 +304,9 @@ class PixelUnshuffle(Layer):
     @property
     def scale(self) -> tuple[Fraction, Fraction]:
         return Fraction(1, self.downscale_factor), Fraction(1, self.downscale_factor)
+
+    def input_range(self, axis: int, start: int, stop: int) -> receptive.Range | None:
+        return start * self.downscale_factor, stop * self.downscale_factor
 
     def check_input(self, x: Array) -> None:
         if x.shape[2] % self.downscale_factor or x.shape[3] % self.downscale_factor:

@@ -253,24 +253,11 @@ def test_a_folder_of_one_image_may_become_a_file(tmp_path, rgb_model, denoise):
 def test_ctrl_c_leaves_no_half_image(tmp_path, rgb_model, denoise, capsys, monkeypatch):
     data.write_image(tmp_path / "a.png", random_image(3, "uint8"))
 
-    def interrupted(path, image):
+    def interrupted(path, array, notes):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("npconv.cli.files.write_image", interrupted)
+    monkeypatch.setattr("npconv.data.stack_writers.write_picture", interrupted)
     assert denoise("a.png") == 130
     assert capsys.readouterr().err == "npconv denoise: interrupted\n"
     assert list((tmp_path / "denoised").iterdir()) == []
-
-
-@pytest.mark.parametrize("shape", [(130, 70), (61, 133)])
-def test_large_images_in_tiles_are_what_they_are_in_one_piece(tmp_path, rgb_model, monkeypatch, shape):
-    image = random_image(3, "float32", *shape)[np.newaxis]
-    whole = rgb_model.predict(image)
-    monkeypatch.setattr(pixels, "TILE", 30)
-    monkeypatch.setattr(pixels, "MARGIN", 14)
-    sizes = []
-    predict = rgb_model.predict
-    monkeypatch.setattr(rgb_model, "predict", lambda x: sizes.append(x.shape) or predict(x))
-    np.testing.assert_allclose(pixels.predict(rgb_model, image), whole, atol=1e-3)
-    assert len(sizes) > 4 and max(max(size[2:]) for size in sizes) <= 28 + 2 * 16

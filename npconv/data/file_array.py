@@ -1,0 +1,40 @@
+"""An array that lies in a file as it is, read and written a region at a time with no more of it in memory than that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class FileArray:
+    """An array at `offset` of a file.
+
+    Each access maps the file anew, because what is mapped counts as this process's memory.
+    """
+
+    path: Path
+    dtype: np.dtype
+    offset: int
+    shape: tuple[int, ...]
+    order: Any = "C"
+    writable: bool = False
+
+    @classmethod
+    def of(cls, array: np.memmap, path: Path, writable: bool = False) -> FileArray:
+        """What a memmap of the file at `path` maps."""
+        order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+        return cls(path, array.dtype, int(array.offset), array.shape, order, writable)
+
+    def _map(self) -> np.memmap:
+        mode: Any = "r+" if self.writable else "r"
+        return np.memmap(self.path, self.dtype, mode, self.offset, self.shape, self.order)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return np.array(self._map()[index])
+
+    def __setitem__(self, index: Any, values: np.ndarray) -> None:
+        self._map()[index] = values
