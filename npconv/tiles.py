@@ -57,7 +57,7 @@ def cut(network: Module, axis: int, length: int, tile: int) -> list[Span]:
     multiple, scale = network.size_multiple[axis], network.scale[axis]
     padded = padded_length(length, multiple)
     count = -(-padded // max(multiple, tile // multiple * multiple))
-    if count == 1:
+    if tile >= length or count == 1:
         return [Span(slice(0, padded), slice(0, None))]
     step = padded_length(-(-padded // count), multiple)
     before, after = margins(network, axis)

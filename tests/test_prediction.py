@@ -106,6 +106,11 @@ def test_large_images_are_cut_by_themselves_and_small_ones_are_not() -> None:
     assert covered == list(range(5000))
 
 
+@pytest.mark.parametrize("size", [(31, 33), (321, 481), (1, 1), (1024, 1023)])
+def test_a_size_that_strides_do_not_divide_is_no_reason_to_cut(size: tuple[int, int]) -> None:
+    assert not prediction.make_plan(unet(), (1, 3, *size)).is_tiled
+
+
 def test_a_network_that_may_see_everything_is_never_cut() -> None:
     network = nc.Sequential(nc.UpsamplingNearest2d(size=8))
     assert not prediction.make_plan(network, (1, 3, 5000, 5000)).is_tiled

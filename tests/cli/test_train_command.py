@@ -119,7 +119,7 @@ def test_without_arguments_it_learns_from_dead_leaves(tmp_path, monkeypatch, cap
     assert (tmp_path / "npconv-run" / "model.h5").is_file()
     options = json.loads((tmp_path / "npconv-run" / "options.json").read_text())
     assert options["network"] == "unet" and options["target"] == "noisy" and options["optimizer"] == "adam"
-    assert (options["lr"], options["momentum"], options["noise"]) == (1e-3, None, "pixel-sampling:5-8")
+    assert (options["lr"], options["momentum"], options["noise"]) == (1.5e-3, None, "pixel-sampling:5-8")
     assert (options["time"], options["epochs"]) == (0.5, None)
     assert "dead leaves" in capsys.readouterr().out
 

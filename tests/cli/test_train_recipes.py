@@ -120,7 +120,7 @@ def test_the_help_names_the_defaults(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for value in (lambda p: p.patch_size, lambda p: p.batch_size, lambda p: p.optimizer, lambda p: p.schedule):
         assert f"({defaults_of(value)})" in text
-    assert "dncnn: 40; ffdnet: 50" in defaults_of(lambda p: p.patch_size)
+    assert "noise2noise-unet: 64; ffdnet: 50" in defaults_of(lambda p: p.patch_size)
     assert "(2m; noise2noise-unet, dncnn, ffdnet: 10m; strided, strided-transposed: 15 epochs)" in text
 
 
