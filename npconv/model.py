@@ -166,7 +166,7 @@ class Model:
         self.network.train()
         by_batch, first = schedule_every == "batch", len(self.history)
         course = Course(
-            self, pairs, batch_size, rng, held_out, watch, self._steps(), schedule, by_batch, callback, batch_callback
+            self, pairs, batch_size, rng, held_out, watch, self._step_taker(), schedule, by_batch, callback, batch_callback
         )
         try:
             if clock is None:
@@ -178,7 +178,7 @@ class Model:
             self._crew.forget_recordings()
         return self.history[first:]
 
-    def _steps(self) -> Callable[[Array, Array], Any]:
+    def _step_taker(self) -> Callable[[Array, Array], Any]:
         """What takes the steps of a training; its losses may still be on their way from a device."""
         # train_batch waits for the loss, which costs nothing on the CPU. A subclass's, or an object's own, is called
         # anywhere.
