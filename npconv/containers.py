@@ -184,6 +184,8 @@ class Sequential(Container):
             for index, (name, module) in reversed(list(enumerate(self._modules.items()))):
                 place = index, name
                 grad_output = module.backward_in_place(grad_output) if owned else module.backward(grad_output)
+                if grad_output is None:  # nobody reads it, nor any further back: see skip_input_gradient
+                    break
                 owned = gives_fresh_gradient(module)
         except _LOCATED as error:
             self._raise_located(error, *place, grad_output, "grad_output")
@@ -199,8 +201,10 @@ class Sequential(Container):
 
     def skip_input_gradient(self) -> None:
         super().skip_input_gradient()
-        for module in list(self)[:1]:
+        for module in self:  # to the first that has parameters: what is before it has nothing to learn
             module.skip_input_gradient()
+            if next(module.parameters(), None) is not None:
+                break
 
     @property
     def scale(self) -> tuple[Fraction, Fraction]:
@@ -252,13 +256,20 @@ class Parallel(Container):
             raise BackwardError(f"{who}.backward was called before {who}.forward (or after one under no_grad)")
         return self._shapes
 
-    def _input_gradient(self, grads: list[Array]) -> Array:
-        """The branches' input gradients, added up: each branch saw the same input."""
+    def _input_gradient(self, grads: list[Array]) -> Any:
+        """The branches' input gradients, added up: each branch saw the same input. None if a branch gives none."""
         parts = []
         for index, (name, branch) in enumerate(self._modules.items()):
             with self._located(index, name, grads[index], "grad_output"):
                 parts.append(branch.backward(grads[index]))
+        if any(part is None for part in parts):
+            return None
         return _added_up(parts, [gives_fresh_gradient(branch) for branch in self])
+
+    def skip_input_gradient(self) -> None:
+        super().skip_input_gradient()
+        for branch in self:
+            branch.skip_input_gradient()
 
     @property
     def fresh_gradient(self) -> bool:

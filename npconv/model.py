@@ -166,7 +166,17 @@ class Model:
         self.network.train()
         by_batch, first = schedule_every == "batch", len(self.history)
         course = Course(
-            self, pairs, batch_size, rng, held_out, watch, self._step_taker(), schedule, by_batch, callback, batch_callback
+            self,
+            pairs,
+            batch_size,
+            rng,
+            held_out,
+            watch,
+            self._step_taker(),
+            schedule,
+            by_batch,
+            callback,
+            batch_callback,
         )
         try:
             if clock is None:

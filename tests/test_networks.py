@@ -193,6 +193,23 @@ def test_the_small_unet_begins_near_what_it_is_given() -> None:
     assert 0 < np.sqrt((difference**2).mean()) < 0.2
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_training_leaves_the_input_gradient_out(name: str) -> None:
+    """As the trainer asks: nothing is computed for what nobody reads, and all other gradients stay the same."""
+    make, channels, _, multiple = CASES[name]
+    network = make(dtype="float64")
+    short = network.replica()
+    short.skip_input_gradient()
+    x = on_device(images(channels, 2 * multiple, 2 * multiple))
+    rng = np.random.default_rng(5)
+    grad = on_device(rng.standard_normal(network(x).shape))
+    short(x)
+    assert network.backward(grad) is not None
+    assert short.backward(grad) is None
+    for (_, a), (_, b) in zip(network.param(), short.param(), strict=True):
+        assert np.array_equal(on_host(a), on_host(b)) and on_host(b).any()
+
+
 # ---- files, pictures, training ----
 @pytest.mark.parametrize("name", [*NAMES, "dncnn with norms"])
 def test_a_file_rebuilds_the_network(name: str, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from .recipe import parameter_count
 
 WEIGHTS = (".safetensors", ".npz")
 ENDINGS = (".h5", *WEIGHTS, ".onnx")
-OPTIONS = ("channels", "depth", "image_channels", "batch_norm")  # of the network
-PIXELS = 4  # FFDNet's convolutions see a quarter of the pixels, in four times the channels
+OPTIONS = ("channels", "depth", "image_channels", "batch_norm", "residual")  # of the network
+PIXELS = 4  # FFDNet's and the small U-Net's convolutions see a quarter of the pixels, in four times the channels
 
 DESCRIPTION = """Convert weights and models. IN is known by its content, OUT by its ending.
 
@@ -49,11 +49,18 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("input", metavar="IN", type=Path, help=".pth, .pt, .safetensors, .npz or .h5")
     parser.add_argument("output", metavar="OUT", type=Path, help=".h5, .safetensors, .npz or .onnx")
-    parser.add_argument("--network", metavar="NAME", help="which network the weights are of, such as dncnn or ffdnet")
-    for name, what in (("channels", "inside the network"), ("depth", "convolutions"), ("image-channels", "1 or 3")):
-        parser.add_argument(f"--{name}", type=whole(1), metavar="N", help=f"{what} (as the weights have it)")
+    parser.add_argument(
+        "--network", metavar="NAME", help="which network the weights are of: " + ", ".join(networks.NETWORKS)
+    )
+    for name, what in (("channels", "inside the network"), ("depth", "as in train"), ("image-channels", "1 or 3")):
+        parser.add_argument(f"--{name}", type=whole(0), metavar="N", help=f"{what} (as the weights have it)")
     parser.add_argument(
         "--batch-norm", action=argparse.BooleanOptionalAction, help="with BatchNorm or without (as the weights have it)"
+    )
+    parser.add_argument(
+        "--residual",
+        action=argparse.BooleanOptionalAction,
+        help="of dncnn and unet: the weights estimate the noise, not the image (yes)",
     )
     parser.add_argument(
         "--mapping",
@@ -143,6 +150,9 @@ def guess(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
         return {"image_channels": first.shape[1], "channels": first.shape[0]}
     if name == "noise2noise-unet":
         return {"image_channels": first.shape[1]}
+    if name == "unet":
+        halvings = sum(kernel.shape[2:] == (2, 2) for kernel in kernels) // 2  # one goes down, one comes up
+        return {"image_channels": max(1, first.shape[1] // PIXELS), "channels": first.shape[0], "depth": halvings}
     return {}
 
 

@@ -18,16 +18,26 @@ Predictions = Iterator[tuple[Scene, np.ndarray]]
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A model, and the noise level that its network is told, in 8-bit steps; None: it takes none."""
+    """A model, and what its network is told of the noise.
+
+    takes_level: whether it takes a noise level at all. sigma: what to tell it, in 8-bit steps; None: what the noise of
+    each image has.
+    """
 
     model: Model
-    noise_level: float | None = None
+    takes_level: bool = False
+    sigma: float | None = None
 
     @property
     def image_channels(self) -> int | None:
         """The channels of the images that the network takes; None if no layer says."""
         channels = network_channels(self.model.network)
-        return channels if channels is None or self.noise_level is None else channels - 1
+        return channels - 1 if channels is not None and self.takes_level else channels
+
+    @property
+    def wants_map(self) -> bool:
+        """Whether pairs must have the noise level as one more channel of their inputs."""
+        return self.takes_level and self.sigma is None
 
     def check_channels(self, channels: int) -> None:
         """ValueError if images of so many channels do not fit the network."""
@@ -37,14 +47,18 @@ class Denoiser:
     def of_images(self, scenes: Iterable[Scene]) -> Predictions:
         """Each scene with what the network makes of it; gray goes through an RGB network and RGB through a gray one."""
         for scene in scenes:
-            yield scene, denoised_colours(self.model, scene.noisy, *self._level())
+            level = scene.noise_level if self.sigma is None else self.sigma
+            told = (level,) if self.takes_level else ()
+            yield scene, denoised_colours(self.model, scene.noisy, *told)
 
     def of_pairs(self, inputs: np.ndarray, targets: np.ndarray) -> Predictions:
-        """Each pair of two (N, C, H, W) arrays as a scene, with what the network makes of the input."""
+        """Each pair of two (N, C, H, W) arrays as a scene, with what the network makes of the input.
+
+        Where the network `wants_map`, inputs have it as their last channel.
+        """
+        channels = targets.shape[1]
+        told = (self.sigma,) if self.takes_level and self.sigma is not None else ()
         for start in range(0, len(inputs), BATCH):
             part = slice(start, start + BATCH)
-            predictions = predict(self.model, inputs[part], *self._level())
-            yield from zip(from_pairs(inputs[part], targets[part], start), predictions, strict=True)
-
-    def _level(self) -> tuple[float, ...]:
-        return () if self.noise_level is None else (self.noise_level,)
+            predictions = predict(self.model, inputs[part], *told)
+            yield from zip(from_pairs(inputs[part, :channels], targets[part], start), predictions, strict=True)

@@ -113,7 +113,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     data = _open(args.images)
     _check_options(args, data)
     model = load_denoiser(args.model)
-    denoiser = Denoiser(model, _noise_level(args, model))
+    denoiser = Denoiser(model, _takes_level(args, model), args.sigma)
     plan = _plan_kair(args, data, denoiser) if args.protocol == "kair" else _plan(args, data, denoiser)
     return lambda: _report(args, plan)
 
@@ -160,19 +160,18 @@ def _check_kair(args: argparse.Namespace, data: list[Path] | Photos | Pairs) -> 
         raise ValueError(f"--seed (={args.seed}) must be below 2**32 for --protocol kair")
 
 
-def _noise_level(args: argparse.Namespace, model: Model) -> float | None:
-    """What the network is told of the noise, in 8-bit steps; None for one that has no input for it.
+def _takes_level(args: argparse.Namespace, model: Model) -> bool:
+    """Whether the network is told how strong the noise is.
 
-    Raises ValueError if it needs one that nobody has given, or would not hear one that somebody has.
+    Raises ValueError if it needs a level that nobody has given, or would not hear one that somebody has.
     """
     if not takes_noise_map(model.network):
         _refuse(args, "a network without an input for the noise level", "sigma")
-        return None
-    level = args.sigma if args.sigma is not None or args.noise is None else args.noise.noise_level
-    if level is None:
+        return False
+    if args.sigma is None and (args.noise is None or not args.noise.has_noise_level):
         noise = "" if args.noise is None else f", which {args.noise} does not say"
         raise ValueError(f"the network takes the noise level{noise}: give --sigma, such as --sigma 25")
-    return level
+    return True
 
 
 def _refuse(args: argparse.Namespace, where: str, *names: str) -> None:
@@ -219,7 +218,7 @@ def _plan_patches(args: argparse.Namespace, data: list[Path] | Photos, denoiser:
     photos = data
     if not isinstance(photos, Photos):
         photos = FilePhotos(photos, denoiser.image_channels or 3, args.range)
-    pairs = functools.partial(validation_pairs, photos, args.noise, size, args.pairs, seed)
+    pairs = functools.partial(validation_pairs, photos, args.noise, size, args.pairs, seed, denoiser.wants_map)
     return Plan(args.pairs, True, lambda: denoiser.of_pairs(*pairs()))
 
 

@@ -26,11 +26,12 @@ from .pixels import split_alpha, white_level
 
 @dataclass(frozen=True)
 class Scene:
-    """A noisy image and the clean one: (C, H, W), values of 0..255."""
+    """A noisy image and the clean one: (C, H, W), values of 0..255; and the noise's sigma, None if it has none."""
 
     name: str
     noisy: np.ndarray
     clean: np.ndarray
+    noise_level: float | None = None
 
 
 class FilePhotos(Photos):
@@ -70,8 +71,10 @@ def read_scaled(path: Path, white: float | None) -> np.ndarray:
 def with_noise(named: Iterable[tuple[str, np.ndarray]], noise: Noise, seed: int) -> Iterator[Scene]:
     """Each (name, image) with noise, which depends on the seed and the image's place alone."""
     for i, (name, image) in enumerate(named):
-        (noisy,), clean = noise.corrupt(image, np.random.default_rng([seed, i]), copies=1)
-        yield Scene(name, noisy, clean)
+        rng = np.random.default_rng([seed, i])
+        drawn = noise.drawn(rng)
+        (noisy,), clean = drawn.corrupt(image, rng, copies=1)
+        yield Scene(name, noisy, clean, drawn.noise_level)
 
 
 def with_kair_noise(paths: list[Path], channels: int | None, sigma: float, seed: int) -> Iterator[Scene]:
@@ -84,7 +87,7 @@ def with_kair_noise(paths: list[Path], channels: int | None, sigma: float, seed:
         if clean.dtype != np.uint8:
             raise ValueError(f"{path} ({clean.dtype}) must have 8 bits a value for --protocol kair")
         clean = with_channels(clean, channels or len(clean))
-        yield Scene(path.name, kair_noisy(clean, sigma, seed), clean)
+        yield Scene(path.name, kair_noisy(clean, sigma, seed), clean, sigma)
 
 
 def with_files(

@@ -17,8 +17,6 @@ from npconv.cli import main
 from npconv.cli.convert import guess
 from npconv.model import Model
 
-TAKES_MAKE = pytest.mark.skipif(not hasattr(networks, "make"), reason="networks.make is not there")
-
 
 @pytest.fixture
 def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
@@ -74,7 +72,6 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
 
 
 # ---- weights to a model ----
-@TAKES_MAKE
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("legacy", [False, True])
 def test_the_options_of_a_network_are_seen_from_its_weights(
@@ -89,7 +86,6 @@ def test_the_options_of_a_network_are_seen_from_its_weights(
     assert_same(weights_of(tmp_path / "a.h5"), expected)
 
 
-@TAKES_MAKE
 def test_other_names_go_by_order_or_by_a_table(convert: Any, tmp_path: Path) -> None:
     network = networks.make("ffdnet", image_channels=1, channels=8, depth=3)
     expected = pytorch_file(tmp_path / "a.pth", network, rename=lambda index: f"layer{index}")
@@ -105,7 +101,6 @@ def test_other_names_go_by_order_or_by_a_table(convert: Any, tmp_path: Path) -> 
     assert status == 2 and "missing: model.0.weight" in err and "unexpected: layer5" in err and err.count("\n") == 1
 
 
-@TAKES_MAKE
 def test_options_override_and_a_misfit_is_one_list(convert: Any, tmp_path: Path) -> None:
     pytorch_file(tmp_path / "a.pth", networks.make("dncnn", channels=6, depth=4, batch_norm=False))
     status, _, err = convert("a.pth", "a.h5", "--network", "dncnn", "--depth", 5, "--channels", 7)
@@ -123,7 +118,6 @@ def test_options_override_and_a_misfit_is_one_list(convert: Any, tmp_path: Path)
     assert not (tmp_path / "a.h5").exists()
 
 
-@TAKES_MAKE
 def test_folding_on_the_way_in_and_from_model_to_model(convert: Any, tmp_path: Path) -> None:
     network = networks.make("dncnn", image_channels=1, channels=6, depth=4)
     pytorch_file(tmp_path / "a.pth", network)
@@ -161,7 +155,10 @@ def test_guesses_are_made_of_shapes() -> None:
     assert guess("ffdnet", ffdnet) == {"image_channels": 3, "channels": 96, "depth": 3}
     assert guess("strided", kernels((8, 1, 3, 3))) == {"image_channels": 1, "channels": 8}
     assert guess("noise2noise-unet", kernels((48, 3, 3, 3))) == {"image_channels": 3}
-    assert guess("dncnn", {}) == {} and guess("unet", ffdnet) == {}
+    assert guess("dncnn", {}) == {} and guess("unet", {}) == {}
+    for options in ({"channels": 4, "image_channels": 1, "depth": 2}, {"channels": 8, "image_channels": 3, "depth": 0}):
+        state = nc.networks.unet(**options).state_dict()
+        assert guess("unet", {name: nc.to_numpy(array) for name, array in state.items()}) == options
 
 
 # ---- formats ----

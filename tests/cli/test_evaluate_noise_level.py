@@ -34,8 +34,9 @@ def told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[fl
         levels: list[float | None] = []
 
         def images(model: Model, x: np.ndarray, level: float | None = None) -> np.ndarray:
-            levels.append(level)
-            return x
+            with_map = x.ndim == 4 and x.shape[1] == 2
+            levels.append(float(x[0, 1, 0, 0]) if with_map and x[0, 1].std() == 0 else level)
+            return x[:, :1] if with_map else x
 
         monkeypatch.setattr(denoiser, "denoised_colours", images)
         monkeypatch.setattr(denoiser, "predict", images)
@@ -72,3 +73,19 @@ def test_a_level_must_be_a_number_above_0(folder: Path, capsys: pytest.CaptureFi
 def test_noise_that_is_none_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(folder / "gray.png"), "--noise", "none"]) == 2
     assert "none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [(), ("--pairs", "3", "--patch-size", "16")])
+def test_each_image_of_a_range_of_noise_has_its_own_level(told: Any, options: tuple[str, ...]) -> None:
+    (level,) = told("--noise", "gaussian:10-50", *options)
+    assert 10 < level < 50 and told("--noise", "gaussian:10-50", *options) == [level]
+    assert told("--noise", "gaussian:10-50", "--seed", "1", *options) != [level]
+    assert told("--noise", "gaussian:10-50", "--sigma", "12.5", *options) == [12.5]
+
+
+def test_the_level_is_that_of_the_noise(folder: Path) -> None:
+    from npconv.cli.scenes import with_noise
+
+    flat = np.full((1, 300, 300), 128, np.uint8)
+    for scene in with_noise([(str(i), flat) for i in range(3)], data.Gaussian(5, 50), 0):
+        assert (scene.noisy - 128).std() == pytest.approx(scene.noise_level, rel=0.02)

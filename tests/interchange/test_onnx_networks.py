@@ -46,15 +46,12 @@ NETWORKS: dict[str, tuple[Any, tuple[int, int]]] = {
     "one branch": (lambda: nc.Concat(nc.Sum(nc.ReLU())), (5, 4)),
     "twice the input": (lambda: nc.Sum(nc.Identity(), nc.Identity()), (5, 4)),
     "classifier": (classifier, (8, 12)),
+    "dncnn": (lambda: networks.make("dncnn", image_channels=3, depth=4, channels=8), (7, 11)),
+    "dncnn, plain": (lambda: networks.make("dncnn", depth=4, batch_norm=False, residual=False), (7, 11)),
+    "ffdnet": (lambda: networks.make("ffdnet", image_channels=2, depth=3, channels=8), (8, 12)),
+    "small unet": (lambda: networks.make("unet", image_channels=3), (32, 64)),
+    "noise2noise-unet": (lambda: networks.make("noise2noise-unet", image_channels=3), (32, 64)),
 }
-if hasattr(networks, "make"):
-    NETWORKS |= {
-        "dncnn": (lambda: networks.make("dncnn", image_channels=3, depth=4, channels=8), (7, 11)),
-        "dncnn, plain": (lambda: networks.make("dncnn", depth=4, batch_norm=False, residual=False), (7, 11)),
-        "ffdnet": (lambda: networks.make("ffdnet", image_channels=2, depth=3, channels=8), (8, 12)),
-        "small unet": (lambda: networks.make("unet", image_channels=3), (32, 64)),
-        "noise2noise-unet": (lambda: networks.make("noise2noise-unet", image_channels=3), (32, 64)),
-    }
 
 
 def images(*shape: int) -> np.ndarray:
