@@ -29,8 +29,8 @@ def read_rows(path: Path | None) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> list[Row]:
-    """Write the rows, of those of one method and noise the last, and return what was written."""
-    kept = list({(row.noise, row.method): row for row in rows}.values())
+    """Write the rows, of those of one method, noise and training time the last, and return what was written."""
+    kept = list({(row.noise, row.method, row.facts.get("time")): row for row in rows}.values())
     path.write_text(json.dumps([dataclasses.asdict(row) for row in kept], indent=2) + "\n", encoding="utf-8")
     return kept
 
@@ -41,8 +41,8 @@ def table(rows: Sequence[Row]) -> str:
     for noise in dict.fromkeys(row.noise for row in rows):
         group = sorted((row for row in rows if row.noise == noise), key=lambda row: row.figures["pairs"]["psnr"])
         sets = [name for name in ("pairs", "photographs") if any(name in row.figures for row in group)]
-        lines += ["", f"{noise}", f"{'':<10}" + "".join(f"{_title(group, name):<34}" for name in sets)]
-        lines += [f"{'method':<10}" + f"{'PSNR':<11}{'SSIM':<9}{'s':<14}" * len(sets) + "setting"]
+        lines += ["", f"{noise}", f"{'':<14}" + "".join(f"{_title(group, name):<34}" for name in sets)]
+        lines += [f"{'method':<14}" + f"{'PSNR':<11}{'SSIM':<9}{'s':<14}" * len(sets) + "setting"]
         lines += [_line(row, sets) for row in group]
     return "\n".join(lines)
 
@@ -58,4 +58,5 @@ def _line(row: Row, sets: Sequence[str]) -> str:
         figures = row.figures.get(name)
         cells += " " * 34 if figures is None else "{psnr:5.2f} dB   {ssim:.4f}   {seconds:<14.2f}".format(**figures)
         settings += [] if figures is None else [str(figures["setting"])]
-    return f"{row.method:<10}{cells}{'; '.join(dict.fromkeys(settings))}"
+    name = f"{row.method} {row.facts.get('time', '')}"  # how long it was trained
+    return f"{name:<14}{cells}{'; '.join(dict.fromkeys(settings))}"

@@ -114,7 +114,7 @@ def prepared(args: argparse.Namespace, method: str, noise: str) -> tuple[Denoise
     if method in classical.METHODS:
         return lambda _, scenes: classical.best_of(method, scenes, noise.startswith("gaussian")), {}
     model, facts = trained_model(method, args.train, args.dev, noise, args.time, args.threads, args.runs)
-    return lambda _, scenes: classical.timed(model.predict, scenes, "network"), facts
+    return lambda _, scenes: classical.timed(model.predict, scenes, "network"), {"time": args.time, **facts}
 
 
 if __name__ == "__main__":

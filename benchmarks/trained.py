@@ -13,6 +13,7 @@ from unittest import mock
 import npconv
 from npconv.cli import main as npconv_command
 from npconv.cli import train
+from npconv.noise_map import network_channels
 
 TRAINED = ("npconv", "torch", "self")
 
@@ -47,7 +48,7 @@ def _in_torch(make_model: Callable[..., npconv.Model], threads: int) -> Callable
         from torch_training import TorchModel  # PyTorch is needed for this alone
 
         model = make_model(args, *others)
-        channels = next(module.in_channels for module in model.network.modules() if hasattr(module, "in_channels"))
+        channels = network_channels(model.network) or 3
         side = args.patch_size
         return TorchModel(model, threads, (args.batch_size, channels, side, side))
 

@@ -56,9 +56,9 @@ class Denoiser:
 
         Where the network `wants_map`, inputs have it as their last channel.
         """
-        channels = targets.shape[1]
-        told = (self.sigma,) if self.takes_level and self.sigma is not None else ()
+        noisy, levels = inputs[:, : targets.shape[1]], inputs[:, targets.shape[1] :]
         for start in range(0, len(inputs), BATCH):
             part = slice(start, start + BATCH)
-            predictions = predict(self.model, inputs[part], *told)
-            yield from zip(from_pairs(inputs[part, :channels], targets[part], start), predictions, strict=True)
+            level = levels[part] if self.wants_map else self.sigma
+            predictions = predict(self.model, noisy[part], *((level,) if self.takes_level else ()))
+            yield from zip(from_pairs(noisy[part], targets[part], start), predictions, strict=True)

@@ -60,6 +60,7 @@ PROTOCOLS = {
     "npconv": "npconv (other noise for every image, nothing rounded)",
     "kair": "kair (seed {seed} before each image, noise not clipped, output rounded to 8 bits, no border cut off)",
 }
+DECIMALS = {"npconv": 2, "kair": 3}  # of the means, in dB: published figures have more
 
 
 def add_parser(commands: Any) -> None:
@@ -244,7 +245,7 @@ def _report(args: argparse.Namespace, plan: Plan) -> int:
             if not plan.patches:
                 bar.print(_line(scores[-1]))
             bar.advance()
-    show(_summary(scores, args.blur))
+    show(_summary(scores, args.blur, DECIMALS[args.protocol]))
     if args.csv is not None:
         write_csv(args.csv, scores)
         show(f"written: {args.csv}")
@@ -257,10 +258,10 @@ def _line(scored: Score) -> str:
     return "{:<30}  {:>7.2f} dB  {:>10.2f} dB  {:>10.4f}  {:>13.4f}".format(name, *figures)
 
 
-def _summary(scores: list[Score], blur: bool) -> str:
+def _summary(scores: list[Score], blur: bool, decimals: int) -> str:
     lines = [f"\n{len(scores)} image{'s' if len(scores) > 1 else ''}{'noisy':>29}   denoised"]
     for name, figures in summary_rows(scores).items():
-        form = "{:.4f}" if "SSIM" in name else "{:.2f} dB"
+        form = "{:.4f}" if "SSIM" in name else f"{{:.{decimals}f}} dB"
         lines.append(f"{name:<27}  " + "  ".join(f"{form.format(figure):>9}" for figure in figures))
     if blur:
         sigma, mean, pooled = best_blur(scores)

@@ -113,8 +113,8 @@ def image_channels(model: Model) -> int | None:
     return channels - 1 if channels is not None and takes_noise_map(model.network) else channels
 
 
-def predict(model: Model, x: np.ndarray, sigma: float | None = None) -> np.ndarray:
-    """`model.predict` of (N, C, H, W); always of the shape of x."""
+def predict(model: Model, x: np.ndarray, sigma: float | np.ndarray | None = None) -> np.ndarray:
+    """`model.predict` of (N, C, H, W), with the noise level `sigma`; always of the shape of x."""
     with warnings.catch_warnings():
         # A nearly black image is no sign of a wrong scale here: white_level has settled it.
         warnings.filterwarnings("ignore", "the largest value of the images", UserWarning)

@@ -156,7 +156,7 @@ def test_trained_methods_are_the_command_of_that_name(
         return 0
 
     monkeypatch.setattr(trained, "npconv_command", command)
-    monkeypatch.setattr(trained.train, "make_model", lambda args, channels: nc.Model(nc.networks.strided(4, channels)))
+    monkeypatch.setattr(trained.train, "make_model", lambda args, channels: nc.Model(nc.networks.unet(4, channels)))
     made = trained.train.make_model
     model, facts = trained.trained_model(method, folder, folder, "gaussian:25", "3s", 1, tmp_path)
     assert kinds == ["TorchModel" if method == "torch" else "Model"]

@@ -33,10 +33,10 @@ def told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[fl
     def run(*arguments: str) -> list[float | None]:
         levels: list[float | None] = []
 
-        def images(model: Model, x: np.ndarray, level: float | None = None) -> np.ndarray:
-            with_map = x.ndim == 4 and x.shape[1] == 2
-            levels.append(float(x[0, 1, 0, 0]) if with_map and x[0, 1].std() == 0 else level)
-            return x[:, :1] if with_map else x
+        def images(model: Model, x: np.ndarray, level: Any = None) -> np.ndarray:
+            assert np.ptp(level) == 0 if level is not None and np.ndim(level) and len(x) == 1 else True
+            levels.append(float(level[0].mean()) if np.ndim(level) else level)
+            return x
 
         monkeypatch.setattr(denoiser, "denoised_colours", images)
         monkeypatch.setattr(denoiser, "predict", images)
@@ -81,6 +81,22 @@ def test_each_image_of_a_range_of_noise_has_its_own_level(told: Any, options: tu
     assert 10 < level < 50 and told("--noise", "gaussian:10-50", *options) == [level]
     assert told("--noise", "gaussian:10-50", "--seed", "1", *options) != [level]
     assert told("--noise", "gaussian:10-50", "--sigma", "12.5", *options) == [12.5]
+
+
+@pytest.mark.parametrize("options", [(), ("--pairs", "3", "--patch-size", "16"), ("--protocol", "kair")])
+def test_a_network_that_takes_a_level_is_measured(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    network = nc.networks.ffdnet(3, 4)
+    network["model"][-1].bias.fill(0.5)  # so that not all is clipped
+    Model(network).save(folder / "ffdnet.h5")
+    arguments = ["evaluate", str(folder / "gray.png"), "--noise", "gaussian:25", "--model", str(folder / "ffdnet.h5")]
+    assert main([*arguments, *options]) == 0
+    own = capsys.readouterr().out
+    assert main([*arguments, *options, "--sigma", "25"]) == 0
+    assert capsys.readouterr().out == own
+    assert main([*arguments, *options, "--sigma", "60"]) == 0
+    assert capsys.readouterr().out != own
 
 
 def test_the_level_is_that_of_the_noise(folder: Path) -> None:
