@@ -256,6 +256,7 @@ class CollapseWatch:
     """
 
     SHARE = 0.01  # of the difference before training, below which the output counts as one picture for all
+    DIVERGED = 1e9  # a loss that no images of 0 to 1 give, not even summed up
     ROUNDING = 1e-7  # of the difference of the probe images: what rounding leaves of an output that is always the same
     RESIDUAL_ROUNDING = 1e-6  # the same, of output less input: two roundings of values larger than what is left
 
@@ -275,6 +276,11 @@ class CollapseWatch:
         if not math.isfinite(loss):
             raise TrainingCollapsed(
                 f"the loss is {loss} {where}: the numbers have overflowed. Train again with a smaller learning rate."
+            )
+        if loss > self.DIVERGED:
+            raise TrainingCollapsed(
+                f"the loss is {loss:.2g} {where}, for images of 0 to 1: training has diverged. Train again with a "
+                "smaller learning rate."
             )
         output = self._output()
         difference = _difference(output)

@@ -170,3 +170,11 @@ def test_shapes_that_do_not_fit_are_errors_before_training(channels: int, valida
 def test_pairs_with_weights_need_a_loss_that_takes_them() -> None:
     with pytest.raises(ValueError, match=r"which MSE compares with targets of \(3, 8, 8\), and the targets are \(6, 8"):
         adam(nc.Conv2d(4, 3, 3, padding=1)).train(Mapped(True), num_epochs=1)
+
+
+def test_a_loss_that_has_no_measure_any_more_is_a_collapse() -> None:
+    """lr 1 on residual networks: 1e20 and more, but finite."""
+    network = nc.Sequential(nc.Conv2d(3, 8, 3, padding=1), nc.LeakyReLU(), nc.Conv2d(8, 3, 3, padding=1))
+    model = nc.Model(network, optimizer=nc.SGD(network.parameters(), lr=30.0))
+    with pytest.raises(nc.TrainingCollapsed, match=r"the loss is .*e\+.*diverged. Train again with a smaller"):
+        model.train(photos(3), photos(3), num_epochs=9, batch_size=1, seed=0)
