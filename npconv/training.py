@@ -277,17 +277,17 @@ class CollapseWatch:
             raise TrainingCollapsed(
                 f"the loss is {loss} {where}: the numbers have overflowed. Train again with a smaller learning rate."
             )
-        if loss > self.DIVERGED:
-            raise TrainingCollapsed(
-                f"the loss is {loss:.2g} {where}, for images of 0 to 1: training has diverged. Train again with a "
-                "smaller learning rate."
-            )
         output = self._output()
         difference = _difference(output)
         if math.isnan(difference):
             raise TrainingCollapsed(
                 f"the network's output is not finite {where} (loss {loss:.4g}): the numbers have overflowed. Train "
                 "again with a smaller learning rate."
+            )
+        if loss > self.DIVERGED:
+            raise TrainingCollapsed(
+                f"the loss is {loss:.2g} {where}, for images of 0 to 1: training has diverged. Train again with a "
+                "smaller learning rate."
             )
         if difference < self.least:
             raise TrainingCollapsed(
