@@ -36,14 +36,15 @@ from .module import Module
 UPSAMPLINGS = ("nearest", "transposed")
 SLOPE = 0.1  # of the LeakyReLUs of the Noise2Noise U-Net
 BLOCK_GAIN = 0.4  # of what a residual block adds, at the beginning
+OPTIONS = ("channels", "depth", "batch_norm", "residual", "batch_norm_eps")  # of `make`, each where a network takes it
 Parts = dict[str, Module]  # modules in a row, by name
 
 
 def make(name: str, image_channels: int = 3, **options: Any) -> Module:
     """The network `name` of `NETWORKS`, for images of so many channels.
 
-    `options` are those of channels, depth, batch_norm and residual that this network takes; any other is a ValueError
-    that names those, as is a name that is not in `NETWORKS`.
+    `options` are those of channels, depth, batch_norm, residual and batch_norm_eps that this network takes; any other
+    is a ValueError that names those, as is a name that is not in `NETWORKS`.
     """
     if not isinstance(name, str) or name not in NETWORKS:
         raise ValueError(f"network (={name!r}) must be one of {', '.join(NETWORKS)}")
@@ -58,7 +59,7 @@ def make(name: str, image_channels: int = 3, **options: Any) -> Module:
 def options_of(name: str) -> tuple[str, ...]:
     """Which options `make` takes for the network `name` of `NETWORKS`."""
     parameters = inspect.signature(NETWORKS[name]).parameters
-    return tuple(option for option in ("channels", "depth", "batch_norm", "residual") if option in parameters)
+    return tuple(option for option in OPTIONS if option in parameters)
 
 
 def strided(
@@ -101,6 +102,7 @@ def dncnn(
     batch_norm: bool = True,
     residual: bool = True,
     dtype: Any = "float32",
+    batch_norm_eps: float = 1e-4,
 ) -> Module:
     """DnCNN: Zhang, Zuo, Chen, Meng and Zhang, "Beyond a Gaussian denoiser", IEEE TIP 26(7), 2017.
 
@@ -111,14 +113,18 @@ def dncnn(
     (N, image_channels, H, W), of any H and W.
 
     `depth` is 17 for one known noise level (DnCNN-S), 20 for a range of them (DnCNN-B). Parameters have the names and
-    the order of the authors' PyTorch files ("model.0.weight", ...): their convolutions before a BatchNorm have a bias
-    too, their BatchNorms eps 1e-4. The published files have the BatchNorms merged in: `batch_norm=False`.
+    the order of the files of KAIR, the authors' PyTorch library ("model.0.weight", ...), in which the convolutions
+    before a BatchNorm have a bias too and BatchNorms have eps 1e-4; the published ones have the BatchNorms merged in:
+    `batch_norm=False`. Other PyTorch versions of DnCNN have no bias before a BatchNorm, nor in the last convolution
+    (`load_state` sets it to zero with `missing_bias="zero"`), and some leave eps at PyTorch's 1e-5, which a file of
+    weights does not say: `batch_norm_eps`.
 
     He initialisation from a normal distribution and fan_in, zero bias (the authors' own is orthogonal). Raises
-    TypeError or ValueError for a `depth` under 2, `channels` or `image_channels` under 1, and other types.
+    TypeError or ValueError for a `depth` under 2, `channels` or `image_channels` under 1, a `batch_norm_eps` under 0,
+    and other types.
     """
     batch_norm, residual = checks.flag(batch_norm, "batch_norm"), checks.flag(residual, "residual")
-    norm = partial(BatchNorm2d, eps=1e-4, dtype=dtype) if batch_norm else None
+    norm = partial(BatchNorm2d, eps=batch_norm_eps, dtype=dtype) if batch_norm else None
     body = _plain_convolutions(image_channels, image_channels, channels, depth, norm, dtype)
     if not residual:
         return Sequential({"model": Sequential(*body)})

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from .backends import backend, to_numpy
 from .containers import Container
 from .errors import FileFormatError
 from .module import Module, Parameter
+from .name_order import by_modules
 from .whole_file import whole_file
 
 FORMAT, VERSION = "npconv", 1
@@ -123,9 +125,26 @@ def read_training(path: str | os.PathLike[str]) -> Any:
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The parameters and buffers stored in `path`, by name; no network is built."""
+    """The parameters and buffers stored in `path`, by name, in PyTorch's order; no network is built.
+
+    The order is that of the stored architecture's modules; without one, names are sorted by the numbers in them.
+    """
     with _opened(path) as file:
-        return {**_read_group(file, "parameters"), **_read_group(file, "buffers")}
+        description = _json(file, "architecture")
+        modules = [] if description is None else list(_module_paths(description))
+        arrays = {name: _values(data) for group in ("parameters", "buffers") for name, data in _datasets(file, group)}
+    return {name: arrays[name] for name in by_modules(arrays, modules)}
+
+
+def _module_paths(description: Any, path: str = "") -> Iterator[str]:
+    """The dotted paths of the modules of an architecture, as `Module.named_modules` goes through them."""
+    yield path
+    try:
+        children = [(str(name), child) for name, child in description.get("children", [])]
+    except (AttributeError, TypeError, ValueError):
+        raise WeightsFileError(f"the architecture {_short(description)} is not one of npconv's") from None
+    for name, child in children:
+        yield from _module_paths(child, f"{path}.{name}" if path else name)
 
 
 def _groups(network: Module) -> dict[str, dict[str, Any]]:
@@ -146,48 +165,82 @@ def _write(group: Any, name: str, values: np.ndarray) -> None:
 
 def _read_into(network: Module, file: Any) -> None:
     wanted = _groups(network)
-    found = {group: _read_group(file, group) for group in wanted}
+    found = {group: dict(_datasets(file, group)) for group in wanted}
     problems = []
     for group, arrays in wanted.items():
         problems += [f"missing: {group}/{name}" for name in arrays if name not in found[group]]
         problems += [f"unexpected: {group}/{name}" for name in found[group] if name not in arrays]
         problems += [
-            f"mismatched: {group}/{name} is {ours.dtype} {ours.shape} in the network, {theirs.dtype} {theirs.shape} "
+            f"mismatched: {group}/{name} is {ours.dtype} {ours.shape} in the network, {theirs.dtype} {_shape(theirs)} "
             "in the file"
             for name, ours in arrays.items()
-            for theirs in [found[group].get(name, ours)]
-            if (theirs.shape, theirs.dtype) != (ours.shape, ours.dtype)
+            for theirs in [found[group].get(name)]
+            if theirs is not None and (_shape(theirs), theirs.dtype) != (ours.shape, ours.dtype)
         ]
     if problems:
         raise WeightsFileError(f"{file.filename} does not fit the network:\n  " + "\n  ".join(problems))
+    values = {group: {name: _values(data) for name, data in found[group].items()} for group in wanted}
     for group, arrays in wanted.items():
         for name, ours in arrays.items():
-            ours[...] = backend().asarray(found[group][name])
+            ours[...] = backend().asarray(values[group][name])
 
 
 def _take_over_dtypes(network: Module, file: Any) -> None:
     """A network just built is float32; the file may hold float64, for some of its arrays or for all."""
     double = np.dtype("float64")
+    groups = ("parameters", "buffers")
+    is_double = {(group, name): data.dtype == double for group in groups for name, data in _datasets(file, group)}
     for name, parameter in network.named_parameters():
-        if _stored_dtype(file, "parameters", name) == double:
+        if is_double.get(("parameters", name)):
             parameter.data = parameter.data.astype(double)
     for name, module, key in network.named_buffers():
-        if _stored_dtype(file, "buffers", name) == double:
+        if is_double.get(("buffers", name)):
             setattr(module, key, getattr(module, key).astype(double))
 
 
-def _stored_dtype(file: Any, group: str, name: str) -> Any:
-    return getattr(file.get(f"{group}/{name}"), "dtype", None)
+def _datasets(file: Any, group: str) -> Iterator[tuple[str, Any]]:
+    """The datasets of a group by name: of numbers, unread, and no more of them than the file can hold."""
+    if group not in file:
+        return
+    folder, left = _linked(file, group, h5py.Group, group), os.path.getsize(file.filename)
+    for name in folder:
+        dataset = _linked(folder, name, h5py.Dataset, f"{group}/{name}")
+        left -= _byte_count(dataset, f"{file.filename}: {group}/{name}")
+        if left < 0:
+            raise WeightsFileError(f"{file.filename}: {group} up to {name} claims more bytes than the file has")
+        yield name, dataset
 
 
-def _read_group(file: Any, group: str) -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {}
-    for name, dataset in file.get(group, {}).items():
-        if not isinstance(dataset, h5py.Dataset):
-            raise WeightsFileError(f"{file.filename}: {group}/{name} must be a dataset")
-        values = dataset[...]  # the checksum is verified here
-        arrays[name] = values.reshape(()) if dataset.attrs.get("scalar", False) else values
-    return arrays
+def _linked(parent: Any, name: str, kind: type, path: str) -> Any:
+    """What is stored in `parent` itself under `name`; links to other places could lead to other files."""
+    if not isinstance(parent.get(name, getlink=True), h5py.HardLink) or parent.get(name, getclass=True) is not kind:
+        raise WeightsFileError(f"{parent.file.filename}: {path} must be a {kind.__name__.lower()}, and no link to one")
+    return parent[name]
+
+
+def _byte_count(dataset: Any, what: str) -> int:
+    """Bytes of a dataset as npconv writes them: numbers in the file itself, with checksums and not compressed."""
+    dtype = dataset.dtype
+    if dtype.kind not in "fiub" or dtype.itemsize > 8 or dataset.shape is None:
+        raise WeightsFileError(f"{what} is {dtype}, it must be floats, integers or bools of at most 64 bits")
+    properties = dataset.id.get_create_plist()
+    filters = {properties.get_filter(i)[0] for i in range(properties.get_nfilters())}
+    if dataset.external or dataset.is_virtual or filters - {h5py.h5z.FILTER_FLETCHER32}:
+        raise WeightsFileError(f"{what} must be in the file itself, and not compressed")
+    # A chunk is in memory whole, whatever the dataset's shape.
+    elements: int = max(math.prod(dataset.shape), math.prod(dataset.chunks or (0,)))
+    return elements * int(dtype.itemsize)
+
+
+def _shape(dataset: Any) -> tuple[int, ...]:
+    """The shape of what the dataset stands for: a single number is stored as one element."""
+    scalar = dataset.attrs.get("scalar", False)
+    return () if dataset.shape == (1,) and isinstance(scalar, (bool, np.bool_)) and scalar else dataset.shape
+
+
+def _values(dataset: Any) -> np.ndarray:
+    values: np.ndarray = dataset[...]  # the checksum is verified here
+    return values.reshape(_shape(dataset))
 
 
 def _json(file: Any, name: str) -> Any:
@@ -218,8 +271,11 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
             yield file
     except WeightsFileError:
         raise
-    except (OSError, KeyError, RuntimeError) as error:
+    # h5py has no one error for damaged files: these are what it lets through.
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise WeightsFileError(f"{os.fspath(path)} is damaged or not an HDF5 file: {error}") from error
+    except MemoryError as error:
+        raise WeightsFileError(f"{os.fspath(path)} needs more memory than there is") from error
 
 
 @contextlib.contextmanager

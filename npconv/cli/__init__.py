@@ -3,8 +3,8 @@
     parse the arguments  ->  prepare: check everything (exit status 2)  ->  work (exit status 1)
 
 `prepare` of each command returns the work as a function, so that every error that can be known beforehand
-comes before the first long step. Errors of the user's making are one line on stderr; others keep their
-traceback.
+comes before the first long step. Errors of the user's making are one line on stderr, or one and a list
+(of the weights that do not fit); others keep their traceback.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .parser import Parser
 OURS = (ValueError, TypeError, OSError, ImportError, TrainingCollapsed)
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
+SHOWN = 60  # items of the list in an error
 
 EXAMPLES = """examples:
   npconv train                                   learn to denoise, in about two minutes
@@ -69,7 +70,7 @@ def _run(name: str, args: Any) -> int:
     try:
         work = args.prepare(args)
         status = FAILED
-        return work()
+        return int(work())
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -77,13 +78,26 @@ def _run(name: str, args: Any) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OURS as error:
-        print(f"{name}: error: {one_line(error)}", file=sys.stderr)
+        print(f"{name}: error: {in_words(error)}", file=sys.stderr)
         return status
 
 
-def one_line(error: BaseException) -> str:
-    """The message of an error, with its lines joined."""
-    return " ".join(str(error).split()) or type(error).__name__
+def in_words(error: BaseException) -> str:
+    """The message of an error, with its lines joined; but indented lines are a list, and stay one line each."""
+    lines = str(error).splitlines()
+    items = [i for i, line in enumerate(lines) if i > 0 and line.startswith("  ")]
+    if not items:
+        return _joined(lines) or type(error).__name__
+    first, last = items[0], items[-1]
+    listed = [f"  {_joined([line])}" for line in lines[first : last + 1]]
+    if len(listed) > SHOWN:
+        listed = [*listed[:SHOWN], f"  and {len(listed) - SHOWN} more"]
+    rest = _joined(lines[last + 1 :])
+    return "\n".join([_joined(lines[:first]), *listed, *([rest] if rest else [])])
+
+
+def _joined(lines: Sequence[str]) -> str:
+    return " ".join(" ".join(lines).split())
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -13,17 +13,21 @@ from .. import networks, weights
 from ..extras import require
 from ..folding import fold_batchnorm
 from ..interchange import export_onnx, load_state, read_state, write_state
-from ..interchange.reading import is_hdf5
+from ..interchange.mapping import convolution_biases
+from ..interchange.reading import is_hdf5, read_entry
+from ..layers import BatchNorm2d
 from ..model import Model
 from ..module import Module
 from .files import check_new
-from .parser import add_command, check_backend, given, whole
+from .network_options import IMAGE_CHANNELS, network_options
+from .parser import add_command, check_backend, given, positive, whole
 from .progress import show
 from .recipe import parameter_count
 
 WEIGHTS = (".safetensors", ".npz")
 ENDINGS = (".h5", *WEIGHTS, ".onnx")
-OPTIONS = ("channels", "depth", "image_channels", "batch_norm", "residual")  # of the network
+OPTIONS = (IMAGE_CHANNELS, *networks.OPTIONS)  # of the network
+HOW = {"names": "names", "order": "order", "kinds": "order within kernels and biases"}  # in the report
 PIXELS = 4  # FFDNet's and the small U-Net's convolutions see a quarter of the pixels, in four times the channels
 
 DESCRIPTION = """Convert weights and models. IN is known by its content, OUT by its ending.
@@ -52,10 +56,19 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--network", metavar="NAME", help="which network the weights are of: " + ", ".join(networks.NETWORKS)
     )
-    for name, what in (("channels", "inside the network"), ("depth", "as in train"), ("image-channels", "1 or 3")):
-        parser.add_argument(f"--{name}", type=whole(0), metavar="N", help=f"{what} (as the weights have it)")
+    for name, least, what in (("channels", 1, "inside the network"), ("depth", 0, "as in train")):
+        parser.add_argument(f"--{name}", type=whole(least), metavar="N", help=f"{what} (as the weights have it)")
+    parser.add_argument(
+        "--image-channels", type=int, choices=(1, 3), help="of the images: 1 or 3 (as the weights have it)"
+    )
     parser.add_argument(
         "--batch-norm", action=argparse.BooleanOptionalAction, help="with BatchNorm or without (as the weights have it)"
+    )
+    parser.add_argument(
+        "--batch-norm-eps",
+        type=positive,
+        metavar="EPS",
+        help="what BatchNorms add to the variance, which weights do not tell (1e-4, as published; PyTorch's own: 1e-5)",
     )
     parser.add_argument(
         "--residual",
@@ -64,8 +77,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--mapping",
-        metavar="names|order|TABLE",
-        help="which array is which: by names, by order, or as a text file says (names if they fit, else order)",
+        metavar="names|order|kinds|TABLE",
+        help="which array is which: by names, by order, by order within kernels and within biases, or as a text file "
+        "says (names if they fit, else order, else kinds)",
     )
     parser.add_argument("--key", help="which entry of a checkpoint holds the weights")
     parser.add_argument(
@@ -103,26 +117,34 @@ def _from_model(args: argparse.Namespace) -> Callable[[], int]:
         if not args.fold_batchnorm:
             raise ValueError("from .h5 to .h5 there is nothing to convert without --fold-batchnorm")
         model = Model.load(args.input)
-        folded = Model(fold_batchnorm(model.network), model.loss)
-        return lambda: _write(args, lambda: folded.save(args.output))
+        network, lines = _folded(model.network, True)
+        folded = Model(network, model.loss)
+        return lambda: _write(args, lambda: folded.save(args.output), *lines)
     if ending in WEIGHTS and not args.fold_batchnorm:
         state = read_state(args.input)  # so that it needs no architecture
         return lambda: _write(args, lambda: write_state(state, args.output))
-    network = weights.load(args.input)
-    return lambda: _write_network(args, fold_batchnorm(network) if args.fold_batchnorm else network)
+    network, lines = _folded(weights.load(args.input), args.fold_batchnorm)
+    return lambda: _write_network(args, network, *lines)
 
 
 # ---- from weights ----
 def _from_weights(args: argparse.Namespace) -> Callable[[], int]:
-    state = read_state(args.input, args.key)
-    found = f"{args.input.name}: {len(state)} arrays, {sum(a.size for a in state.values()):,} numbers"
+    state, entry = read_entry(args.input, args.key)
+    where = f"{args.input.name}, entry {entry!r}" if entry is not None else args.input.name
+    found = f"{where}: {len(state)} arrays, {sum(a.size for a in state.values()):,} numbers"
     if args.network is None:
         if args.output.suffix.lower() not in WEIGHTS:
             raise ValueError(f"weights alone do not say what to compute: --network NAME does, for {args.output.name}")
         _refuse(args, "no --network", *OPTIONS, "mapping", "fold_batchnorm")
         return lambda: _write(args, lambda: write_state(state, args.output), found)
-    options = {**guess(args.network, state), **{name: getattr(args, name) for name in OPTIONS if _is_given(args, name)}}
+    stated = network_options(args, OPTIONS)
+    options = {**guess(args.network, state), **stated}
     network = networks.make(args.network, **options)
+    norms = _norms(network)
+    if norms:
+        options["batch_norm_eps"] = f"{norms[0].eps:g}"
+    elif args.batch_norm_eps is not None:
+        raise ValueError("--batch-norm-eps would have no effect: the network has no BatchNorm")
     pairs, how = match(network, state, args.mapping)
     described = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.items())
     lines = [
@@ -130,22 +152,51 @@ def _from_weights(args: argparse.Namespace) -> Callable[[], int]:
         f"{args.network}: {described or 'as it is by default'}; {parameter_count(network):,} parameters",
         f"matched by {how}: {_first_and_last(pairs)}",
     ]
-    network = fold_batchnorm(network) if args.fold_batchnorm else network
-    return lambda: _write_network(args, network, *lines)
+    zeros = len(convolution_biases(network) - {ours for ours, _ in pairs})
+    if zeros:
+        many = "1 bias that the file lacks is" if zeros == 1 else f"{zeros} biases that the file lacks are"
+        lines.append(f"{many} zero")
+    network, merged = _folded(network, args.fold_batchnorm)
+    return lambda: _write_network(args, network, *lines, *merged)
+
+
+def _norms(network: Module) -> list[BatchNorm2d]:
+    return [module for module in network.modules() if isinstance(module, BatchNorm2d)]
+
+
+def _folded(network: Module, wanted: bool | None) -> tuple[Module, list[str]]:
+    """The network, with its BatchNorms merged if that is wanted, and a line that says how many were."""
+    if not wanted:
+        return network, []
+    folded = fold_batchnorm(network)
+    before, left = len(_norms(network)), len(_norms(folded))
+    if left == before:
+        raise ValueError(
+            f"--fold-batchnorm would have no effect: none of {before} BatchNorms follows a convolution"
+            if before
+            else "--fold-batchnorm would have no effect: the network has no BatchNorm"
+        )
+    return folded, [f"merged {before - left} BatchNorm{'' if before - left == 1 else 's'}, {left} left"]
 
 
 def guess(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Options for `networks.make(name)` that the shapes of the weights show, where they are sure to."""
+    """Options for `networks.make(name)` that the shapes of the weights show, where they are sure to.
+
+    The first kernel is the one that has the name of the network's first, whatever the order; if none has, the first.
+    """
     kernels = [array for array in state.values() if array.ndim == 4]
     if not kernels:
         return {}
-    first, last = kernels[0], kernels[-1]
+    own_first = next(path for path, p in networks.make(name, 1).named_parameters() if p.ndim == 4)
+    named = state.get(own_first)
+    first = kernels[0] if named is None or named.ndim != 4 else named
     if name == "dncnn":
         norm = any(path.endswith("running_mean") for path in state)
-        sizes = {"image_channels": last.shape[0], "channels": first.shape[0], "depth": len(kernels)}
+        sizes = {"image_channels": first.shape[1], "channels": first.shape[0], "depth": len(kernels)}
         return {**sizes, "batch_norm": norm}
     if name == "ffdnet":
-        return {"image_channels": max(1, last.shape[0] // PIXELS), "channels": first.shape[0], "depth": len(kernels)}
+        images = max(1, (first.shape[1] - 1) // PIXELS)  # the noise level is a channel too
+        return {"image_channels": images, "channels": first.shape[0], "depth": len(kernels)}
     if name in ("strided", "strided-transposed"):
         return {"image_channels": first.shape[1], "channels": first.shape[0]}
     if name == "noise2noise-unet":
@@ -157,22 +208,22 @@ def guess(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def match(network: Module, state: Mapping[str, np.ndarray], mapping: str | None) -> tuple[list[tuple[str, str]], str]:
-    """Load `state` into `network`: the matched pairs, and how. Without a `mapping`: by names, else by order."""
-    if mapping in ("names", "order"):
-        return load_state(network, state, mapping), mapping
+    """Load `state` into `network`: the matched pairs, and how. Without a `mapping`: by names, order or kinds."""
+    if mapping in HOW:
+        return load_state(network, state, mapping, missing_bias="zero"), HOW[mapping]
     if mapping is not None:
         if not Path(mapping).is_file():
-            raise ValueError(f"--mapping (={mapping!r}) must be names, order or the file of a table")
+            raise ValueError(f"--mapping (={mapping!r}) must be {', '.join(HOW)} or the file of a table")
         return load_state(network, state, Path(mapping)), f"the table {mapping}"
-    try:
-        return load_state(network, state, "names"), "names"
-    except ValueError:
-        if any(name in state for name in network.state_dict()):
-            raise
-    try:
-        return load_state(network, state, "order"), "order"
-    except ValueError as error:
-        raise ValueError(f"{error}\n(neither names nor order agree: --mapping TABLE says which is which)") from None
+    has_names = any(name in state for name in network.state_dict())
+    errors = []
+    for way in ("names",) if has_names else ("order", "kinds"):
+        try:
+            return load_state(network, state, way, missing_bias="zero"), HOW[way]
+        except ValueError as error:
+            errors.append(error)
+    advice = "" if has_names else "\n(neither names nor order agree: --mapping TABLE says which is which)"
+    raise ValueError(f"{errors[0]}{advice}") from None
 
 
 def _first_and_last(pairs: list[tuple[str, str]]) -> str:
@@ -195,10 +246,6 @@ def _write(args: argparse.Namespace, write: Callable[[], None], *lines: str) -> 
     for line in (*lines, f"written: {args.output}, {args.output.stat().st_size:,} bytes"):
         show(line)
     return 0
-
-
-def _is_given(args: argparse.Namespace, name: str) -> bool:
-    return getattr(args, name) is not None
 
 
 def _refuse(args: argparse.Namespace, where: str, *names: str) -> None:

@@ -24,7 +24,7 @@ from ..schedules import (
     TrapezoidLR,
 )
 from .duration import in_words
-from .parser import given
+from .network_options import network_options
 
 NETWORK = "unet"
 OPTIMIZERS = ("adam", "sgd")
@@ -144,18 +144,8 @@ def make_model(args: argparse.Namespace, image_channels: int) -> Model:
     take.
     """
     manual_seed(args.seed)
-    options = {name: getattr(args, name) for name in NETWORK_OPTIONS if getattr(args, name) is not None}
-    taken = networks.options_of(args.network)
-    other = [flag for name, flag in zip(options, given(args, *options), strict=True) if name not in taken]
-    if other:
-        rule = f"only {', '.join(map(_flag, taken))}" if taken else "none of them"
-        raise ValueError(f"{other[0]} is no option of --network {args.network}, which takes {rule}")
-    network = networks.make(args.network, image_channels, **options)
+    network = networks.make(args.network, image_channels, **network_options(args, NETWORK_OPTIONS))
     return Model(network, _loss(args), _optimizer(args, network))
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _loss(args: argparse.Namespace) -> Loss:

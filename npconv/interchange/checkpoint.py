@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import FileFormatError
+from .restricted_pickle import Inert
 from .torch_records import TensorRecord
 
 # Under which of its entries a checkpoint has weights; the first that is there is taken. Averaged ones come first.
@@ -12,23 +13,31 @@ USUAL = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net
 SHOWN = 12  # entries in an error
 
 
-def choose(tree: Any, key: str | None) -> dict[str, TensorRecord]:
-    """The mapping of names to tensors in `tree`.
+def choose(tree: Any, key: str | None) -> tuple[dict[str, TensorRecord], str | None]:
+    """The mapping of names to tensors in `tree`, and the name of the entry that it is; None if it is `tree` itself.
 
     It is `tree` itself if all its values are tensors; else the first of `USUAL` that is such a mapping; with `key`,
-    the entry of that name ("a/b": b within a). Raises FileFormatError that lists what there is.
+    the entry of that name ("a/b": b within a). Raises FileFormatError that lists what there is, and names the
+    first value that is no tensor where there are tensors.
     """
     if key is not None:
-        found = _state(_entry(tree, key))
-        if found is None:
-            raise FileFormatError(f"key (={key!r}) must name a mapping of names to tensors; {_described(tree)}")
-        return found
-    candidates = [tree, *(tree.get(name) for name in USUAL)] if type(tree) is dict else [tree]
-    for candidate in candidates:
-        found = _state(candidate)
-        if found is not None:
-            return found
-    raise FileFormatError(f"there is no mapping of names to tensors: {_described(tree)}; choose a part with key=")
+        value = _entry(tree, key)
+        if not _is_state(value):
+            raise FileFormatError(
+                f"key (={key!r}) must name a mapping of names to tensors{_stranger(value, key)}; {_described(tree)}"
+            )
+        return value, key
+    candidates: dict[str | None, Any] = {None: tree}
+    if type(tree) is dict:
+        candidates |= {name: tree[name] for name in USUAL if name in tree}
+    for name, candidate in candidates.items():
+        if _is_state(candidate):
+            return candidate, name
+    strangers = [text for name, candidate in candidates.items() if (text := _stranger(candidate, name))]
+    raise FileFormatError(
+        f"there is no mapping of names to tensors{strangers[-1] if strangers else ''}: {_described(tree)}; "
+        "choose a part with key="
+    )
 
 
 def _entry(tree: Any, key: str) -> Any:
@@ -39,11 +48,21 @@ def _entry(tree: Any, key: str) -> Any:
     return tree
 
 
-def _state(value: Any) -> dict[str, TensorRecord] | None:
-    if type(value) is not dict or not value:
-        return None
-    fits = all(isinstance(name, str) and isinstance(tensor, TensorRecord) for name, tensor in value.items())
-    return value if fits else None
+def _is_state(value: Any) -> bool:
+    return type(value) is dict and bool(value) and all(_is_weight(*item) for item in value.items())
+
+
+def _is_weight(name: Any, value: Any) -> bool:
+    return isinstance(name, str) and isinstance(value, TensorRecord)
+
+
+def _stranger(value: Any, entry: str | None) -> str:
+    """The first item of a mapping with tensors that is no tensor with a name, in words; "" where there is none."""
+    if type(value) is not dict or not any(isinstance(item, TensorRecord) for item in value.values()):
+        return ""
+    where = f" of {entry!r}" if entry is not None else ""
+    found = (f" ({str(n)[:50]!r}{where} is {_kind(v)})" for n, v in value.items() if not _is_weight(n, v))
+    return next(found, "")
 
 
 def _described(tree: Any) -> str:
@@ -60,4 +79,4 @@ def _kind(value: Any) -> str:
     if isinstance(value, (dict, list, tuple)):
         names = {dict: "a mapping", list: "a list", tuple: "a tuple"}
         return f"{names[type(value)]} of {len(value)}"
-    return type(value).__name__
+    return value.kind if isinstance(value, Inert) else type(value).__name__

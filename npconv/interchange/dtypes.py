@@ -38,11 +38,14 @@ def item_size(name: str) -> int:
 def decode(data: bytes, name: str, big_endian: bool = False) -> np.ndarray:
     """The elements in `data` as a new one-dimensional array in this machine's byte order."""
     raw = np.frombuffer(data, dtype=(">" if big_endian else "<") + CODES[name])
+    elements: np.ndarray
     if name == "bool":
-        return raw != 0
-    if name == "bfloat16":
-        return (raw.astype("uint32") << 16).view("float32")
-    return raw.astype(raw.dtype.newbyteorder("="))
+        elements = raw != 0
+    elif name == "bfloat16":
+        elements = (raw.astype("uint32") << 16).view("float32")
+    else:
+        elements = raw.astype(raw.dtype.newbyteorder("="))
+    return elements
 
 
 def whole_numbers(values: Any, what: str) -> tuple[int, ...]:

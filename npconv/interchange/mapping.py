@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,54 +13,86 @@ import numpy as np
 from ..backends import backend, to_numpy
 from ..backends.base import Array
 from ..errors import FileFormatError
+from ..layers import Conv2d, ConvTranspose2d, Upsampling
 from ..module import Module, Parameter
+from .positions import in_order, is_counter, within_kinds
 
 Pairs = list[tuple[str, str]]
-COUNTER = "num_batches_tracked"  # of BatchNorm2d: files before PyTorch 0.4.1 have none, and evaluation needs none
 
 
-def load_state(network: Module, state: Mapping[str, Any], mapping: Any = "names") -> Pairs:
+def load_state(
+    network: Module, state: Mapping[str, Any], mapping: Any = "names", *, missing_bias: str = "error"
+) -> Pairs:
     """Copy the arrays of `state` (as `read_state` gives it) into a network's parameters and buffers.
 
     Args:
         network: a Module; it keeps its dtypes. Gradients stay as they are.
         state: names and arrays of any backend, in the layouts of PyTorch.
         mapping: "names": each array to the parameter or buffer of its name. "order": the k-th to the k-th, in
-            PyTorch's order (module by module; weight, bias, running mean and variance). Or {ours: theirs}, or the
-            path of a text file with a line `ours = theirs` for each (see `read_table`).
+            PyTorch's order (module by module; weight, bias, running mean and variance). "kinds": the k-th kernel to
+            the k-th kernel and the k-th vector to the k-th vector, for files that list all kernels first; of networks
+            without BatchNorm. Or {ours: theirs}, or the path of a text file with a line `ours = theirs` for each (see
+            `read_table`).
+        missing_bias: "zero": the bias of a convolution that `state` does not have becomes 0, by names and by order,
+            as those before a BatchNorm often have none. "error": it is missing as any other array.
 
     Floats are converted to the network's dtype. BatchNorm2d's count of batches may be missing on either side, and then
-    is left as it is or left out. Returns the pairs (ours, theirs) that were matched. Raises ValueError, before
-    anything changes, that lists every name that is missing or unexpected and every pair that differs in shape or
-    cannot be converted (an integer to a float; a value too large for the network's dtype).
+    is left as it is or left out. Returns the pairs (ours, theirs) that were matched. Warns of NaN and infinite values.
+    Raises ValueError, before anything changes, that lists every name that is missing or unexpected and every pair that
+    differs in shape or cannot be converted (an integer to a float; a value too large for the network's dtype).
     """
-    pairs, values = _fitted(network, state, mapping)
-    own = _own_arrays(network)
+    pairs, values = _fitted(network, state, mapping, missing_bias)
+    own, matched = own_arrays(network), dict(pairs)
     for ours, theirs in pairs:
         own[ours][...] = backend().asarray(values[theirs].astype(own[ours].dtype.name, copy=False))
+    for name in convolution_biases(network) if missing_bias == "zero" else ():
+        if name not in matched:
+            own[name][...] = 0
+    _warn_of_infinities([theirs for _, theirs in pairs], values)
     return pairs
 
 
-def match_names(network: Module, state: Mapping[str, Any], mapping: Any = "names") -> Pairs:
+def match_names(
+    network: Module, state: Mapping[str, Any], mapping: Any = "names", *, missing_bias: str = "error"
+) -> Pairs:
     """The pairs (ours, theirs) that `load_state` would match; it raises what that raises, and changes nothing."""
-    return _fitted(network, state, mapping)[0]
+    return _fitted(network, state, mapping, missing_bias)[0]
 
 
-def _fitted(network: Module, state: Mapping[str, Any], mapping: Any) -> tuple[Pairs, dict[str, np.ndarray]]:
+def _warn_of_infinities(names: list[str], values: Mapping[str, np.ndarray]) -> None:
+    odd = [name for name in names if values[name].dtype.kind == "f" and not np.isfinite(values[name]).all()]
+    if odd:
+        more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
+        warnings.warn(f"the weights {odd[0]}{more} have NaN or infinite values", stacklevel=3)
+
+
+def _fitted(
+    network: Module, state: Mapping[str, Any], mapping: Any, missing_bias: str
+) -> tuple[Pairs, dict[str, np.ndarray]]:
     if not isinstance(network, Module):
         raise TypeError(f"network (={network!r}) must be a Module; of a Model, give its network")
     if not isinstance(state, Mapping):
         raise TypeError(f"state (={state!r}) must be a mapping of names to arrays, as read_state gives")
-    own = _own_arrays(network)
+    if missing_bias not in ("zero", "error"):
+        raise ValueError(f"missing_bias (={missing_bias!r}) must be 'zero' or 'error'")
+    own = own_arrays(network)
     values = {name: np.asarray(to_numpy(value)) for name, value in state.items()}
-    pairs, problems = _pairs(list(own), values, mapping)
+    optional = convolution_biases(network) if missing_bias == "zero" else set()
+    pairs, problems = _pairs(own, values, mapping, optional)
     problems += [text for ours, theirs in pairs for text in _misfits(ours, own[ours], theirs, values[theirs])]
     if problems:
         raise ValueError(f"the weights do not fit {type(network).__name__}:\n  " + "\n  ".join(problems))
     return pairs, values
 
 
-def _own_arrays(network: Module) -> dict[str, Array]:
+def convolution_biases(network: Module) -> set[str]:
+    """The names of all biases of convolutions."""
+    convolutions = (Conv2d, ConvTranspose2d, Upsampling)
+    found = {path: module for path, module in network.named_modules() if isinstance(module, convolutions)}
+    return {f"{path}.bias" if path else "bias" for path, module in found.items() if module.bias is not None}
+
+
+def own_arrays(network: Module) -> dict[str, Array]:
     """Parameters and buffers in PyTorch's order: module by module, where our state_dict has all parameters first."""
     parameters = dict(network.named_parameters())
     arrays: dict[str, Array] = {}
@@ -72,48 +105,35 @@ def _own_arrays(network: Module) -> dict[str, Array]:
     return arrays
 
 
-def _pairs(ours: list[str], theirs: Mapping[str, np.ndarray], mapping: Any) -> tuple[Pairs, list[str]]:
-    """Who belongs to whom, and what is left over."""
+def _pairs(
+    own: Mapping[str, Array], theirs: Mapping[str, np.ndarray], mapping: Any, optional: set[str]
+) -> tuple[Pairs, list[str]]:
+    """Who belongs to whom, and what is left over; those of `optional` may be missing by names and by order."""
+    ours = list(own)
     if isinstance(mapping, str) and mapping == "names":
+        lacking = {bias for bias in optional - set(theirs) if bias[: -len("bias")] + "weight" in theirs}
+        ours = [name for name in ours if name not in lacking]
         table = {name: name for name in ours}
     elif isinstance(mapping, str) and mapping == "order":
-        return _in_order(ours, theirs)
+        return in_order(own, theirs, optional)
+    elif isinstance(mapping, str) and mapping == "kinds":
+        return within_kinds(own, theirs)
     elif isinstance(mapping, Mapping):
         table = dict(mapping)
     elif isinstance(mapping, (str, os.PathLike)):
         table = read_table(mapping)
     else:
-        raise TypeError(f"mapping (={mapping!r}) must be 'names', 'order', a mapping or the path of a table")
+        raise TypeError(f"mapping (={mapping!r}) must be 'names', 'order', 'kinds', a mapping or the path of a table")
     wanted = set(table.values())
-    problems = [f"missing: {name} is not in the table" for name in ours if name not in table and not _counts(name)]
+    problems = [f"missing: {name} is not in the table" for name in ours if name not in table and not is_counter(name)]
     problems += [f"unexpected: {name} of the table is not in the network" for name in table if name not in ours]
     problems += [
         f"missing: {table[name]}" + (f" (for {name})" if table[name] != name else "")
         for name in ours
-        if name in table and table[name] not in theirs and not _counts(name)
+        if name in table and table[name] not in theirs and not is_counter(name)
     ]
-    problems += [f"unexpected: {name}" for name in theirs if name not in wanted and not _counts(name)]
+    problems += [f"unexpected: {name}" for name in theirs if name not in wanted and not is_counter(name)]
     return [(name, table[name]) for name in ours if name in table and table[name] in theirs], problems
-
-
-def _in_order(ours: list[str], values: Mapping[str, np.ndarray]) -> tuple[Pairs, list[str]]:
-    theirs = list(values)
-    # Under another name, a counter still is the only kind of array that is a single integer.
-    counters = {
-        name for name, value in values.items() if _counts(name) or (value.ndim == 0 and value.dtype.kind in "iu")
-    }
-    if len(counters) != sum(_counts(name) for name in ours):  # those of one side alone belong to nobody
-        ours, theirs = [n for n in ours if not _counts(n)], [n for n in theirs if n not in counters]
-    problems = [f"missing: the file has no array number {i + 1}, for {ours[i]}" for i in range(len(theirs), len(ours))]
-    problems += [
-        f"unexpected: {theirs[i]}, array number {i + 1}; the network has {len(ours)}"
-        for i in range(len(ours), len(theirs))
-    ]
-    return list(zip(ours, theirs, strict=False)), problems
-
-
-def _counts(name: str) -> bool:
-    return name.rpartition(".")[2] == COUNTER
 
 
 def _misfits(ours: str, array: Array, theirs: str, value: np.ndarray) -> Iterator[str]:

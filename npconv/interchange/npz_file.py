@@ -2,47 +2,64 @@
 
 from __future__ import annotations
 
-import io
 import math
 import zipfile
+from typing import Any
 
 import numpy as np
 
 from ..errors import FileFormatError
-from .zip_entries import checked_entry, entries_of, read_entry
+from .zip_entries import checked_entry, entries_of, opened_zip, zip_errors
 
 KINDS = "fiub"  # floats, integers and bools
+CHUNK = 1 << 20  # bytes that are unpacked at a time
 
 
 def read_npz(path: str) -> dict[str, np.ndarray]:
     """The arrays of an .npz file, by name, in its order and this machine's byte order."""
     arrays = {}
-    with zipfile.ZipFile(path) as archive:
+    with opened_zip(path) as archive:
         entries = entries_of(archive)
         for entry_name in entries:
             if not entry_name.endswith(".npy"):
                 raise FileFormatError(f"{entry_name[:100]!r} must end in .npy")
-            data = read_entry(archive, checked_entry(entries, entry_name, None))
-            arrays[entry_name[: -len(".npy")]] = _array(data, entry_name)
+            entry = checked_entry(entries, entry_name, None)
+            with zip_errors(), archive.open(entry) as file:
+                arrays[entry_name[: -len(".npy")]] = _array(file, entry)
     return arrays
 
 
-def _array(data: bytes, name: str) -> np.ndarray:
-    file = io.BytesIO(data)
+def _array(file: Any, entry: zipfile.ZipInfo) -> np.ndarray:
+    """The array of an open entry, whose elements go from the archive to their places, some at a time."""
+    what = repr(entry.filename[:100])
+    shape, fortran, dtype = _header(file, what)
+    if dtype.kind not in KINDS or dtype.hasobject or dtype.itemsize > 8:
+        raise FileFormatError(f"{what}: dtype {dtype} must be of floats, integers or bools")
+    held, needed = entry.file_size - file.tell(), math.prod(shape) * dtype.itemsize
+    if held != needed or min(shape, default=0) < 0:
+        raise FileFormatError(f"{what}: {dtype} {shape} needs {needed} bytes, there are {held}")
+    flat = np.empty(math.prod(shape), dtype)
+    target = flat.view("u1")
+    done = 0
+    while part := file.read(CHUNK):
+        target[done : done + len(part)] = np.frombuffer(part, "u1")
+        done += len(part)
+    if done != needed:
+        raise FileFormatError(f"{what} is cut short")
+    if not dtype.isnative:
+        flat = flat.byteswap().view(dtype.newbyteorder("="))
+    return np.ascontiguousarray(flat.reshape(shape, order="F" if fortran else "C")).reshape(shape)
+
+
+def _header(file: Any, what: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
         version = np.lib.format.read_magic(file)
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         if version not in readers:
-            raise FileFormatError(f"{name[:100]!r}: version {version} must be (1, 0) or (2, 0)")
+            raise FileFormatError(f"{what}: version {version} must be (1, 0) or (2, 0)")
         shape, fortran, dtype = readers[version](file)
-    except FileFormatError:
+    except (FileFormatError, MemoryError, zipfile.BadZipFile):
         raise
     except Exception as error:  # a header is Python text, whose reader raises whatever it likes
-        raise FileFormatError(f"{name[:100]!r}: not an array ({str(error)[:200]})") from None
-    if dtype.kind not in KINDS or dtype.hasobject or dtype.name in ("float128", "longdouble"):
-        raise FileFormatError(f"{name[:100]!r}: dtype {dtype} must be of floats, integers or bools")
-    held, needed = len(data) - file.tell(), math.prod(shape) * dtype.itemsize
-    if held != needed or min(shape, default=0) < 0:
-        raise FileFormatError(f"{name[:100]!r}: {dtype} {shape} needs {needed} bytes, there are {held}")
-    flat = np.frombuffer(data, dtype, offset=file.tell())
-    return flat.reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="), order="C")
+        raise FileFormatError(f"{what}: not an array ({str(error)[:200]})") from None
+    return shape, fortran, dtype

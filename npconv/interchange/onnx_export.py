@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
 from .. import checks
-from ..containers import Concat, Parallel, Sequential, Sum
+from ..containers import Concat, Sequential, Sum
 from ..extras import require
-from ..layers import PixelShuffle, PixelUnshuffle
 from ..module import Module
+from ..noise_map import network_channels, takes_noise_map
 from ..weights import REGISTRY
 from ..whole_file import whole_file
 from .onnx_graph import INPUT, OUTPUT, Graph
@@ -21,6 +20,8 @@ AXES = ("N", "C", "H", "W")
 
 DOC = f"""Exported by npconv, as the network is in evaluation. Input "{INPUT}": float32 (N, C, H, W), values 0..1 (8-bit
 images divided by 255). Output "{OUTPUT}": what the network makes of them, on the same scale, not clipped."""
+MULTIPLES = "H must be a multiple of {}, W of {}."
+NOISE_LEVEL = "The last channel of the input is the noise level of each pixel: sigma / 255, for sigma in 8-bit steps."
 
 
 def export_onnx(network: Module, path: str | os.PathLike[str], input_shape: Sequence[int | None] | None = None) -> None:
@@ -32,14 +33,16 @@ def export_onnx(network: Module, path: str | os.PathLike[str], input_shape: Sequ
 
     The model is checked by onnx.checker before it takes the place of an old file. Raises ImportError that says how to
     install onnx, TypeError for anything but a Module or for a module of one's own inside (named, with its path),
-    ValueError for an `input_shape` that is not four numbers of at least 1 or None, or a wrong number of channels.
+    ValueError for an `input_shape` that is not four numbers of at least 1 or None, has a wrong number of channels, or a
+    height or width that the network does not divide (`size_multiple`). What H and W must be multiples of, and that the
+    last channel is a noise level where it is one, stands in the model's doc_string.
     """
     if not isinstance(network, Module):
         raise TypeError(f"network (={network!r}) must be a Module; of a Model, give its network")
     axes = _input_axes(network, input_shape)
     onnx = require("onnx")
     graph = Graph()
-    model = graph.finish(_export(graph, network, INPUT, ""), axes, DOC)
+    model = graph.finish(_export(graph, network, INPUT, ""), axes, _doc(network))
     require("onnx.checker").check_model(model, full_check=True)
     with whole_file(Path(path)) as part:
         onnx.save_model(model, os.fspath(part), format="protobuf")  # whatever the ending: there are text forms too
@@ -66,10 +69,18 @@ def _export(graph: Graph, module: Module, x: str, path: str) -> str:
     return EXPORTERS[name](graph, module, x, path)
 
 
+def _doc(network: Module) -> str:
+    parts = [DOC]
+    if network.size_multiple != (1, 1):
+        parts.append(MULTIPLES.format(*network.size_multiple))
+    if takes_noise_map(network):
+        parts.append(NOISE_LEVEL)
+    return " ".join(parts)
+
+
 def _input_axes(network: Module, input_shape: Sequence[int | None] | None) -> list[int | str]:
     """The input's four axes: numbers where they are known, names where not."""
-    needed, _ = _channels(network)
-    channels = int(needed) if needed is not None and needed.denominator == 1 else None
+    channels = network_channels(network)
     if input_shape is None:
         input_shape = (None, channels, None, None)
     if isinstance(input_shape, str) or not isinstance(input_shape, Sequence) or len(input_shape) != 4:
@@ -79,28 +90,10 @@ def _input_axes(network: Module, input_shape: Sequence[int | None] | None) -> li
             checks.integer(size, "input_shape", 1)
     if channels is not None and input_shape[1] not in (None, channels):
         raise ValueError(f"input_shape (={tuple(input_shape)}) must have the network's {channels} channels")
+    multiples = network.size_multiple
+    for size, multiple in zip(input_shape[2:], multiples, strict=True):
+        if size is not None and size % multiple:
+            raise ValueError(
+                f"input_shape (={tuple(input_shape)}) must have H and W that are multiples of the network's {multiples}"
+            )
     return [name if size is None else int(size) for name, size in zip(AXES, input_shape, strict=True)]
-
-
-def _channels(module: Module) -> tuple[Fraction | None, Fraction | None]:
-    """The channels that a module takes (None: any) and how many times as many it then gives (None: not known)."""
-    if isinstance(module, (PixelShuffle, PixelUnshuffle)):
-        return None, 1 / (module.scale[0] * module.scale[1])
-    taken = getattr(module, "in_channels", getattr(module, "num_features", None))
-    if taken is not None:
-        return Fraction(taken), None
-    found = [_channels(child) for _, child in module.named_children()]
-    if isinstance(module, Parallel):
-        factors = [factor for _, factor in found]
-        known = [factor for factor in factors if factor is not None]
-        total = sum(known, Fraction(0)) if isinstance(module, Concat) else known[0] if known else None
-        whole = total if len(known) == len(factors) else None
-        return next((channels for channels, _ in found if channels is not None), None), whole
-    factor: Fraction | None = Fraction(1)
-    for channels, own in found:
-        if channels is not None:
-            return (None if factor is None else channels / factor), None
-        factor = None if factor is None or own is None else factor * own
-        if factor is None:
-            return None, None
-    return None, factor

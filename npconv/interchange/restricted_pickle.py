@@ -19,6 +19,7 @@ from typing import Any
 from ..errors import FileFormatError
 
 MAX_INSTRUCTIONS = 500_000  # some 10,000 tensors; each may need 64 bytes of memory
+MAX_COPIED = 500_000  # items of all containers that calls make: a call costs an instruction, and copies its argument
 MAX_BITS = 128  # of an integer: PyTorch's magic number has 80
 KEYS = (str, int, float, bool, type(None))  # of dictionaries: what nobody can make slow to hash
 
@@ -36,6 +37,13 @@ class Call:
     make: Callable[[tuple[Any, ...]], Any]
 
 
+@dataclass(frozen=True)
+class Inert:
+    """What a pickle holds besides tensors and containers, and nobody here needs: only its kind, for errors."""
+
+    kind: str
+
+
 class _Refused(Exception):
     """What is wrong at the current instruction."""
 
@@ -47,6 +55,7 @@ class RestrictedUnpickler:
         self._admitted = admitted
         self._persistent = persistent
         self._left = MAX_INSTRUCTIONS
+        self._copies_left = MAX_COPIED
         self._clear()
 
     def _clear(self) -> None:
@@ -187,13 +196,21 @@ class RestrictedUnpickler:
             raise _Refused(f"refused: a call of what is not a function ({type(called).__name__})")
         if type(arguments) is not tuple:
             raise _Refused(f"the arguments of {called.name} must be a tuple")
-        self._push(called.make(arguments))
+        made = called.make(arguments)
+        if isinstance(made, (dict, tuple)):
+            self._copies_left -= len(made)
+            if self._copies_left < 0:
+                raise _Refused(f"calls that make containers of more than {MAX_COPIED:,} items")
+        self._push(made)
 
     def _build(self, argument: Any) -> None:
         """Attributes: an OrderedDict of PyTorch's has `_metadata`, which says nothing about the tensors."""
         state, target = self._stack.pop(), self._stack[-1]
+        if type(target) is Inert and type(state) is tuple:  # a dtype of NumPy's
+            return
         if type(target) is not dict or type(state) is not dict:
-            raise _Refused(f"refused: attributes of a {type(target).__name__}")
+            what = target.kind if type(target) is Inert else f"a {type(target).__name__}"
+            raise _Refused(f"refused: attributes of {what}")
 
     def _persistent_id(self, argument: Any) -> None:
         self._push(self._persistent(self._stack.pop()))

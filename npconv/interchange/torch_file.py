@@ -23,10 +23,12 @@ from .checkpoint import choose
 from .dtypes import decode, item_size
 from .restricted_pickle import RestrictedUnpickler
 from .torch_records import ADMITTED, Storage, TensorRecord, storage_from_id
-from .zip_entries import checked_entry, entries_of, read_entry
+from .zip_entries import archive_size, checked_entry, entries_of, opened_zip, read_entry
 
 LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
-LEGACY_START = b"\x80\x02\x8a\n" + LEGACY_MAGIC.to_bytes(10, "little")
+# The number as a pickle of protocol 2 and above has it, some bytes from the start, and as older ones have it.
+LEGACY_STARTS = b"\x8a\n" + LEGACY_MAGIC.to_bytes(10, "little"), b"L%dL" % LEGACY_MAGIC
+LEGACY_WITHIN = 32  # bytes
 MAX_PICKLE = 64 << 20  # bytes of data.pkl, for some 100 bytes a tensor
 # Tensors that share a storage, and those with a stride of 0, become larger in memory than in the file.
 MAX_GROWTH, MAX_GROWTH_BYTES = 8, 1 << 20
@@ -40,36 +42,52 @@ class Contents(NamedTuple):
     tree: Any
     read_storage: ReadStorage
     big_endian: bool
+    file_size: int
 
 
-def read_torch_zip(path: str, key: str | None) -> dict[str, np.ndarray]:
-    """The tensors of a zip file of PyTorch's, by name; `key`: which entry of the object holds them."""
-    with zipfile.ZipFile(path) as archive:
+def is_torch_legacy(start: bytes) -> bool:
+    """Whether a file that begins so is a legacy file, in whatever protocol of pickles."""
+    in_binary, in_text = LEGACY_STARTS
+    return (start[:1] == b"\x80" and in_binary in start[:LEGACY_WITHIN]) or start.startswith(in_text)
+
+
+def read_torch_zip(path: str, key: str | None) -> tuple[dict[str, np.ndarray], str | None]:
+    """The tensors of a zip file of PyTorch's, by name, and the entry of the object that holds them (None: itself).
+
+    `key`: which entry to take.
+    """
+    with opened_zip(path) as archive:
         return _arrays(_open_zip(archive), key)
 
 
-def read_torch_legacy(path: str, key: str | None) -> dict[str, np.ndarray]:
-    """The tensors of a legacy file of PyTorch's, by name; `key` as above."""
+def read_torch_legacy(path: str, key: str | None) -> tuple[dict[str, np.ndarray], str | None]:
+    """The tensors of a legacy file of PyTorch's, and the entry; `key` as above."""
     with open(path, "rb") as file:
         return _arrays(_open_legacy(file, os.fstat(file.fileno()).st_size), key)
 
 
-def _arrays(contents: Contents, key: str | None) -> dict[str, np.ndarray]:
-    records = choose(contents.tree, key)
+def _arrays(contents: Contents, key: str | None) -> tuple[dict[str, np.ndarray], str | None]:
+    records, entry = choose(contents.tree, key)
     by_storage: dict[str, list[str]] = {}
     for name, record in records.items():
         by_storage.setdefault(record.storage.key, []).append(name)
-    _check_growth(records)
+    _check_growth(records, contents.file_size)
     arrays: dict[str, np.ndarray] = {}
     for names in by_storage.values():  # a storage at a time: the file is in memory once, not twice
         data = contents.read_storage(records[names[0]].storage)
-        arrays.update((name, _array(records[name], data, contents.big_endian)) for name in names)
-    return {name: arrays[name] for name in records}
+        elements: dict[str, np.ndarray] = {}  # by dtype: many tensors may be windows on one storage
+        for name in names:
+            dtype = records[name].dtype
+            if dtype not in elements:
+                elements[dtype] = decode(data[: len(data) - len(data) % item_size(dtype)], dtype, contents.big_endian)
+            arrays[name] = _array(records[name], elements[dtype])
+    return {name: arrays[name] for name in records}, entry
 
 
-def _check_growth(records: Mapping[str, TensorRecord]) -> None:
+def _check_growth(records: Mapping[str, TensorRecord], file_size: int) -> None:
     needed = sum(record.byte_count for record in records.values())
     held = sum({record.storage.key: record.storage.byte_count for record in records.values()}.values())
+    held = min(held, file_size)  # a deflated storage has grown already
     if needed > MAX_GROWTH * held + MAX_GROWTH_BYTES:
         raise FileFormatError(
             f"the tensors need {needed:,} bytes and their storages have {held:,}: expanded or shared more than "
@@ -77,13 +95,17 @@ def _check_growth(records: Mapping[str, TensorRecord]) -> None:
         )
 
 
-def _array(record: TensorRecord, data: bytes, big_endian: bool) -> np.ndarray:
-    elements = decode(data[: len(data) - len(data) % item_size(record.dtype)], record.dtype, big_endian)
-    first = record.storage.start + record.offset
-    strides = tuple(stride * elements.itemsize for stride in record.strides)
+def _array(record: TensorRecord, elements: np.ndarray) -> np.ndarray:
+    """The tensor's own array, of the storage's elements."""
     if 0 in record.shape:
         return np.empty(record.shape, elements.dtype)
-    return np.lib.stride_tricks.as_strided(elements[first:], record.shape, strides).copy()
+    first = record.storage.start + record.offset
+    last = first + sum((size - 1) * stride for size, stride in zip(record.shape, record.strides, strict=True))
+    if last >= len(elements):  # as_strided would read whatever lies there
+        raise FileFormatError(f"a tensor reaches element {last} of a storage of {len(elements)} elements")
+    strides = tuple(stride * elements.itemsize for stride in record.strides)
+    window: np.ndarray = np.lib.stride_tricks.as_strided(elements[first:], record.shape, strides).copy()
+    return window
 
 
 # ---- zip ----
@@ -105,7 +127,11 @@ def _open_zip(archive: zipfile.ZipFile) -> Contents:
         raise FileFormatError(f"{order}: {named!r} must be little or big")
     pickled = read_entry(archive, checked_entry(entries, f"{top[0]}data.pkl", None, MAX_PICKLE))
     tree = RestrictedUnpickler(ADMITTED, storage).load(io.BytesIO(pickled))
-    return Contents(tree, lambda s: read_entry(archive, entries[f"{top[0]}data/{s.key}"]), named == b"big")
+
+    def read_storage(found: Storage) -> bytes:
+        return read_entry(archive, entries[f"{top[0]}data/{found.key}"])
+
+    return Contents(tree, read_storage, named == b"big", archive_size(archive))
 
 
 def _known(storages: dict[str, Storage], storage: Storage) -> Storage:
@@ -148,7 +174,7 @@ def _open_legacy(file: Any, size: int) -> Contents:
         file.seek(places[storage.key])
         return bytes(file.read(storage.byte_count))
 
-    return Contents(tree, read_storage, False)
+    return Contents(tree, read_storage, False, size)
 
 
 def _places(

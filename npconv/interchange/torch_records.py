@@ -12,7 +12,9 @@ from typing import Any
 
 from ..errors import FileFormatError
 from .dtypes import CODES, element_count, item_size, whole_number, whole_numbers
-from .restricted_pickle import Call, fill
+from .restricted_pickle import Call, Inert, fill
+
+DEVICE, NUMPY_VALUE = Inert("a device"), Inert("a value of NumPy's")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,11 @@ def storage_from_id(identity: Any) -> Storage:
     whole = whole_number(count, f"the number of elements of storage {key[:50]!r}")
     storage = Storage(key, kind.dtype, whole, 0, whole)
     view = identity[5] if len(identity) == 6 else None
-    return storage if view is None else _view(storage, view)
+    if view is None:
+        return storage
+    if not storage.dtype:
+        raise FileFormatError(f"a view of storage {key[:50]!r}, which has no type: such files have none")
+    return _view(storage, view)
 
 
 def _view(storage: Storage, view: Any) -> Storage:
@@ -94,6 +100,7 @@ def _tensor(arguments: tuple[Any, ...]) -> TensorRecord:
     storage = arguments[0]
     if not isinstance(storage, Storage) or not storage.dtype:
         raise FileFormatError("a tensor must have a storage with a type")
+    _check_metadata(arguments[6:])
     return _checked_tensor(storage, storage.dtype, *arguments[1:4])
 
 
@@ -104,7 +111,19 @@ def _typed_tensor(arguments: tuple[Any, ...]) -> TensorRecord:
     storage, dtype = arguments[0], arguments[6]
     if not isinstance(storage, Storage) or not isinstance(dtype, Dtype):
         raise FileFormatError("a tensor with its dtype must have a storage and a dtype")
+    if storage.dtype not in ("", dtype.name):
+        raise FileFormatError(
+            f"a tensor of {dtype.name} must have a storage of bytes or of {dtype.name}, not of {storage.dtype}"
+        )
+    _check_metadata(arguments[7:])
     return _checked_tensor(storage, dtype.name, *arguments[1:4])
+
+
+def _check_metadata(given: tuple[Any, ...]) -> None:
+    """What else PyTorch says of a tensor changes its values ("neg", "conj"): there may be none."""
+    if given and given[0] is not None and not (type(given[0]) is dict and not given[0]):
+        named = ", ".join(str(name)[:20] for name in list(given[0])[:3]) if type(given[0]) is dict else "?"
+        raise FileFormatError(f"refused: a tensor with metadata ({named}), such as a negated or conjugate view")
 
 
 def _checked_tensor(storage: Storage, dtype: str, offset: Any, shape: Any, strides: Any) -> TensorRecord:
@@ -125,7 +144,7 @@ def _checked_tensor(storage: Storage, dtype: str, offset: Any, shape: Any, strid
 
 
 def _parameter(arguments: tuple[Any, ...]) -> TensorRecord:
-    """_rebuild_parameter(tensor, requires_grad, hooks) and torch.nn.Parameter(tensor, requires_grad)."""
+    """_rebuild_parameter(tensor, requires_grad, hooks, and a state), torch.nn.Parameter(tensor, requires_grad)."""
     if not arguments or not isinstance(arguments[0], TensorRecord):
         raise FileFormatError("a parameter must be made of a tensor")
     return arguments[0]
@@ -151,10 +170,15 @@ def _size(arguments: tuple[Any, ...]) -> tuple[int, ...]:
     return whole_numbers(arguments[0], "torch.Size")
 
 
-def _device(arguments: tuple[Any, ...]) -> str:
-    if not arguments or not all(isinstance(part, (str, int)) for part in arguments):
+def _device(arguments: tuple[Any, ...]) -> Inert:
+    if not 1 <= len(arguments) <= 2 or not all(isinstance(part, (str, int)) for part in arguments):
         raise FileFormatError("torch.device must be made of text and a number")
-    return ":".join(str(part) for part in arguments)
+    return DEVICE
+
+
+def _numpy_value(arguments: tuple[Any, ...]) -> Inert:
+    """Scalars of NumPy's beside the tensors, such as the best score: what they are made of is not looked at."""
+    return NUMPY_VALUE
 
 
 _STORAGES = {
@@ -176,9 +200,14 @@ _CALLS = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _typed_tensor,
     "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch.nn.parameter.Parameter": _parameter,
     "torch.Size": _size,
     "torch.device": _device,
+    "numpy.dtype": _numpy_value,
+    "numpy.core.multiarray.scalar": _numpy_value,
+    "numpy._core.multiarray.scalar": _numpy_value,
+    "_codecs.encode": _numpy_value,  # the bytes of a scalar, as pickles of protocol 2 have them; nothing is encoded
 }
 ADMITTED: dict[str, Any] = {
     **{name: Call(name, make) for name, make in _CALLS.items()},

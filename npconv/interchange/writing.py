@@ -13,6 +13,7 @@ import numpy as np
 from ..backends import to_numpy
 from ..module import Module
 from ..whole_file import whole_file
+from .mapping import own_arrays
 from .safetensors_file import safetensors_bytes
 
 ENDINGS = (".safetensors", ".npz")
@@ -21,9 +22,9 @@ ENDINGS = (".safetensors", ".npz")
 def write_state(state: Mapping[str, Any] | Module, path: str | os.PathLike[str]) -> None:
     """Write a network, or a mapping of names to arrays of any backend, to a .safetensors or an .npz file.
 
-    Names and layouts are those of `state_dict()`, which are PyTorch's: `load_state_dict(..., strict=True)` of the same
-    network in PyTorch takes what safetensors.torch.load_file reads. The file is written beside its place and then
-    renamed, so that an old one stays whole.
+    Names and layouts are those of `state_dict()`, which are PyTorch's, as is the order of a network's arrays:
+    `load_state_dict(..., strict=True)` of the same network in PyTorch takes what safetensors.torch.load_file reads.
+    The file is written beside its place and then renamed, so that an old one stays whole.
 
     Raises TypeError for anything else than these, ValueError for another ending or a name or dtype that the format
     cannot hold, OSError if the file cannot be written.
@@ -33,7 +34,7 @@ def write_state(state: Mapping[str, Any] | Module, path: str | os.PathLike[str])
     ending = Path(path).suffix.lower()
     if ending not in ENDINGS:
         raise ValueError(f"path (={os.fspath(path)!r}) must end in {' or '.join(ENDINGS)}")
-    named = state.state_dict() if isinstance(state, Module) else state
+    named = _in_order(state) if isinstance(state, Module) else state
     arrays = {_checked_name(name): _checked_array(value, name) for name, value in named.items()}
     parts = safetensors_bytes(arrays) if ending == ".safetensors" else []
     with whole_file(path) as part:
@@ -42,6 +43,12 @@ def write_state(state: Mapping[str, Any] | Module, path: str | os.PathLike[str])
         else:
             with open(part, "wb") as file:
                 file.writelines(parts)
+
+
+def _in_order(network: Module) -> dict[str, Any]:
+    """The state in PyTorch's order, in which the buffers of a module stand beside its parameters."""
+    state = network.state_dict()
+    return {name: state[name] for name in own_arrays(network)}
 
 
 def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -11,8 +11,22 @@ from contextlib import contextmanager
 
 from ..errors import FileFormatError
 
-# What an archive may unpack to: weights hardly shrink, and a megabyte may be zeros.
-MAX_RATIO, FREE_BYTES = 100, 1 << 20
+# What an archive may unpack to: weights hardly shrink (PyTorch does not even try), and some megabytes may be zeros.
+MAX_RATIO, FREE_BYTES = 8, 16 << 20
+
+
+@contextmanager
+def opened_zip(path: str) -> Iterator[zipfile.ZipFile]:
+    """The archive, open; FileFormatError if it cannot be opened. What happens in the block is not looked at."""
+    with zip_errors():
+        archive = zipfile.ZipFile(path)
+    with archive:
+        yield archive
+
+
+def archive_size(archive: zipfile.ZipFile) -> int:
+    """Bytes of the file."""
+    return os.stat(str(archive.filename)).st_size
 
 
 @contextmanager
@@ -47,7 +61,7 @@ def entries_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         if entry.header_offset < 0:
             raise FileFormatError(f"{entry.filename[:100]!r} begins before the archive")
         entries[entry.filename] = entry
-    size = os.stat(str(archive.filename)).st_size
+    size = archive_size(archive)
     packed = sum(entry.compress_size for entry in entries.values())
     unpacked = sum(entry.file_size for entry in entries.values())
     if packed > size:
@@ -78,9 +92,13 @@ def checked_entry(
 
 
 def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """The bytes of a checked entry; zipfile compares their checksum."""
-    with archive.open(entry) as file:
-        data = file.read()
+    """The bytes of a checked entry; zipfile compares their checksum.
+
+    No more are unpacked than the entry says, so that what was checked of its size holds.
+    """
+    with zip_errors(), archive.open(entry) as file:
+        data = file.read(entry.file_size)
+        data += file.read(1)  # at the end zipfile compares the checksum, even of nothing
     if len(data) != entry.file_size:
         raise FileFormatError(f"{entry.filename[:100]!r} is cut short")
     return data

@@ -81,7 +81,8 @@ def test_the_options_of_a_network_are_seen_from_its_weights(
     expected = pytorch_file(tmp_path / "a.pth", network, legacy=legacy)
     status, out, err = convert("a.pth", "a.h5", "--network", "dncnn")
     assert (status, err) == (0, "")
-    assert f"dncnn: image channels 3, channels 6, depth 4, batch norm {batch_norm};" in out
+    eps = ", batch norm eps 0.0001" if batch_norm else ""
+    assert f"dncnn: image channels 3, channels 6, depth 4, batch norm {batch_norm}{eps};" in out
     assert "matched by names: model.0.weight = model.0.weight ... model." in out and "written: a.h5" in out
     assert_same(weights_of(tmp_path / "a.h5"), expected)
 
@@ -98,13 +99,13 @@ def test_other_names_go_by_order_or_by_a_table(convert: Any, tmp_path: Path) -> 
     assert status == 0 and "matched by the table table.txt" in out
     assert_same(weights_of(tmp_path / "b.h5"), expected)
     status, _, err = convert("a.pth", "c.h5", "--network", "ffdnet", "--mapping", "names")
-    assert status == 2 and "missing: model.0.weight" in err and "unexpected: layer5" in err and err.count("\n") == 1
+    assert status == 2 and "missing: model.0.weight" in err and "unexpected: layer5" in err
 
 
 def test_options_override_and_a_misfit_is_one_list(convert: Any, tmp_path: Path) -> None:
     pytorch_file(tmp_path / "a.pth", networks.make("dncnn", channels=6, depth=4, batch_norm=False))
     status, _, err = convert("a.pth", "a.h5", "--network", "dncnn", "--depth", 5, "--channels", 7)
-    assert status == 2 and err.count("\n") == 1
+    assert status == 2
     for text in (
         "missing: model.8.weight",
         "mismatched: model.0.weight has shape (7, 3, 3, 3)",
@@ -133,10 +134,8 @@ def test_folding_on_the_way_in_and_from_model_to_model(convert: Any, tmp_path: P
         np.testing.assert_allclose(models[name].predict(image), expected, atol=1e-2)  # of 255
 
 
-def test_a_converted_model_is_one_that_denoise_takes(convert: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_converted_model_is_one_that_denoise_takes(convert: Any, tmp_path: Path) -> None:
     pytest.importorskip("PIL")
-    made = {"strided": networks.strided}
-    monkeypatch.setattr(networks, "make", lambda name, **options: made[name](**options), raising=False)
     expected = pytorch_file(tmp_path / "a.pth", networks.strided(4, 1))
     assert convert("a.pth", "model.h5", "--network", "strided")[0] == 0
     assert_same(weights_of(tmp_path / "model.h5"), expected)

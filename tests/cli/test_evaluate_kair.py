@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import on_host
 
 import npconv as nc
 from npconv import data, protocols
@@ -183,8 +184,12 @@ def test_hdf5_and_images_of_more_bits_are_refused(
 @pytest.mark.cpu  # minutes on the stand-in for a GPU
 @pytest.mark.skipif(not (SHARED / "Set12").is_dir(), reason=f"no published images and weights in {SHARED}")
 def test_published_figures(evaluate: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with np.load(SHARED / "weights" / "dncnn_sigma25_gray.npz", allow_pickle=False) as arrays:
-        Model(published.dncnn_s(arrays)).save(tmp_path / "dncnn.h5")
+    network = nc.networks.dncnn(batch_norm=False)
+    nc.load_state(network, nc.read_state(SHARED / "weights" / "dncnn_25.pth"))
+    for path in ("dncnn_25.pth", "dncnn_sigma25_gray.npz"):
+        same = on_host(published.dncnn_s(SHARED / "weights" / path).state_dict())
+        assert all(np.array_equal(same[name], value) for name, value in on_host(network.state_dict()).items())
+    Model(network).save(tmp_path / "dncnn.h5")
     images = [SHARED / "Set12" / f"{name}.png" for name in SET12]
     assert evaluate(*images, "--noise", "gaussian:25", "--model", tmp_path / "dncnn.h5") == 0
     np.testing.assert_allclose(denoised(capsys.readouterr().out)[:-1], list(SET12.values()), atol=0.006)

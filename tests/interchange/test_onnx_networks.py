@@ -106,9 +106,24 @@ def test_the_file_says_what_it_takes(tmp_path: Path) -> None:
         ((1, 4, 8, 8), "must have the network's 3 channels"),
         ((3, 8, 8), r"must be \(N, C, H, W\)"),
         ((1, 3, 0, 8), r"input_shape \(=0\) must be at least 1"),
+        ((1, 3, 8, 10), r"input_shape \(=\(1, 3, 8, 10\)\) must have H and W that are multiples of .* \(4, 4\)"),
+        ((1, 3, 6, None), r"must have H and W that are multiples"),
     ):
         with pytest.raises(ValueError, match=message):
             nc.export_onnx(network, path, shape)
+
+
+def test_the_model_says_what_it_must_be_given(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    for network, sizes, level in (
+        (unet(), "H must be a multiple of 4, W of 4.", False),
+        (networks.ffdnet(3, 4), "H must be a multiple of 2, W of 2.", True),
+        (residual(), "", False),
+    ):
+        nc.export_onnx(network, tmp_path / "a.onnx")
+        text = onnx.load(tmp_path / "a.onnx").doc_string
+        assert (sizes in text) if sizes else ("multiple" not in text)
+        assert ("The last channel of the input is the noise level of each pixel: sigma / 255" in text) == level
 
 
 def test_double_networks_become_float32(tmp_path: Path) -> None:

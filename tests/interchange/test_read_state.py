@@ -161,7 +161,7 @@ def test_zip_archives_that_lie(tmp_path: Path) -> None:
         read_state(path)
     large = state(a=tensor("0", 1 << 24, (1 << 24,), (1,)))
     zip_file(path, large, {"0": bytes(1 << 26)}, compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(FileFormatError, match="would unpack to 67,10[0-9,]+: more than 100 times"):
+    with pytest.raises(FileFormatError, match="would unpack to 67,10[0-9,]+: more than 8 times"):
         read_state(path)
     zip_file(path, good, {"0": FOUR.tobytes()}, compression=zipfile.ZIP_BZIP2)
     with pytest.raises(FileFormatError, match="must be stored or deflated"):
@@ -172,9 +172,9 @@ def test_zip_archives_that_lie(tmp_path: Path) -> None:
     zip_file(path, good, {"0": FOUR.tobytes()}, byteorder="middle")
     with pytest.raises(FileFormatError, match="must be little or big"):
         read_state(path)
-    many = {f"more/{i}": bytes(1 << 20) for i in range(8)}  # each small, and too much together
+    many = {f"more/{i}": bytes(1 << 20) for i in range(20)}  # each small, and too much together
     zip_file(path, good, {"0": FOUR.tobytes()}, extra=many, compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(FileFormatError, match="more than 100 times"):
+    with pytest.raises(FileFormatError, match="more than 8 times"):
         read_state(path)
     zip_file(path, good, {"0": FOUR.tobytes()})
     place = path.read_bytes().rindex(b"PK\x01\x02") + 20  # of the last entry: its size, packed and unpacked
