@@ -11,7 +11,8 @@ methods can be run one by one: trainings need the machine to themselves. A table
 classical  noisy, blur, median, nlm, tv: each with the settings that are best on these very images (see classical.py)
 npconv     `npconv train --time`, all else by default: the model it writes
 torch      the same command, but PyTorch takes the steps (see torch_training.py), in its faster memory format
-self       `npconv train --time --target self`: from the noisy photographs alone, one version of each
+self       `npconv train --time --target self`: from the noisy photographs alone, one noise realisation of each, and the
+           best epoch by hidden pixels of noisy photographs; only the table compares it with clean ones
 """
 
 from __future__ import annotations

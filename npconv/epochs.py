@@ -30,8 +30,11 @@ BEHIND = 0.5  # and seconds, where the time counts
 EPOCHS_BY_TIME = 20  # the most there are in a training by time
 REPORTS = 0.1  # of the time, for all validations and callbacks together
 VALIDATION = 0.05  # of the time, for one validation
+LEAST = 16  # images to validate on, or all, unless they take
+MOST = 0.5  # of the time
 ROUNDING = 1e-6  # seconds
 TIMED = 16  # images by which a validation is timed beforehand
+QUICK = 0.01  # of the time, for the validation of so many
 
 now = time.perf_counter
 
@@ -42,6 +45,7 @@ class Epoch:
 
     `loss` is the mean training loss; `validation_mse` is on values in [0, 1]; `psnr` the mean of the per-image
     PSNRs, and `psnr_pooled` the PSNR of the pooled MSE, both in dB; `seconds` for the epoch with its validation.
+    `validated` is on how many images; `part_to_validate` says which ones where that is not all.
     """
 
     epoch: int
@@ -51,6 +55,14 @@ class Epoch:
     psnr_pooled: float | None
     seconds: float
     lr: float
+    validated: int | None = None
+
+
+def part_to_validate(images: int, count: int) -> slice | np.ndarray:
+    """Which `count` of so many images a training validates on: a random choice, the same at every call."""
+    if count >= images:
+        return slice(None)
+    return np.sort(np.random.default_rng(0).permutation(images)[:count])
 
 
 class Losses:
@@ -193,11 +205,14 @@ class Course:
         """Take fewer images to validate on if they would take too much of the time."""
         inputs, targets = held_out
         each = self._seconds_to_validate(inputs[:1], targets[:1])
-        each = self._seconds_to_validate(inputs[:1], targets[:1])  # the first call had to prepare something
-        if each * TIMED < 0.01 * clock.seconds:
+        if each <= VALIDATION * clock.seconds:
+            each = self._seconds_to_validate(inputs[:1], targets[:1])  # the first call had to prepare something
+        if each * TIMED < QUICK * clock.seconds:
             each = self._seconds_to_validate(inputs[:TIMED], targets[:TIMED])
-        count = min(len(inputs), max(1, int(VALIDATION * clock.seconds / each)))
-        self.held_out = inputs[:count], targets[:count]
+        share, most = (int(part * clock.seconds / each) for part in (VALIDATION, MOST))
+        count = min(len(inputs), max(1, share, min(LEAST, most)))
+        part = part_to_validate(len(inputs), count)
+        self.held_out = inputs[part], targets[part]
         clock.expect_report(count * each)
 
     def _seconds_to_validate(self, inputs: np.ndarray, targets: np.ndarray) -> float:
@@ -213,10 +228,11 @@ class Course:
         loss = self._train(batches, count)
         ended = now()
         number = len(self.model.history) + 1
-        mse = mean = pooled = None
+        mse = mean = pooled = validated = None
         if self.held_out is not None:
             mse, mean, pooled = self.model.validate(*self.held_out)
-        epoch = Epoch(number, loss, mse, mean, pooled, now() - started, lr)
+            validated = len(self.held_out[0])
+        epoch = Epoch(number, loss, mse, mean, pooled, now() - started, lr, validated)
         self.model.history.append(epoch)
         if not self.by_batch:
             self._move_schedule()

@@ -61,12 +61,12 @@ def as_pairs(train_input: Any, train_target: Any) -> Pairs:
 def held_out_images(pairs: Pairs, validation: Any, rng: np.random.Generator) -> tuple[Pairs, Any]:
     """The pairs to train on, and the (input, target) images to validate on, or None.
 
-    Of a share of pairs that are not in memory, at most HELD_OUT_BYTES of images are taken.
+    Of pairs that are not in memory, at most HELD_OUT_BYTES of images are taken, at random.
     """
     if validation is None:
         return pairs, None
     if isinstance(validation, Pairs):
-        validation = validation.take(len(validation), np.random.default_rng(0))
+        validation = validation.take(_most(validation), np.random.default_rng(0))
     if isinstance(validation, (tuple, list)):
         if len(validation) != 2:
             raise ValueError(f"validation must be a share or (input, target), got {len(validation)} things")
@@ -79,11 +79,15 @@ def held_out_images(pairs: Pairs, validation: Any, rng: np.random.Generator) -> 
     if not isinstance(pairs, StoredPairs):
         raise TypeError("validation as a share needs stored pairs; give (input, target) for pairs drawn on demand")
     kept, held_out = pairs.split(share, rng)
-    count = len(held_out)
-    if not isinstance(pairs, ArrayPairs):
-        pair_bytes = 4 * (math.prod(pairs.input_shape) + math.prod(pairs.target_shape))
-        count = min(count, max(1, HELD_OUT_BYTES // pair_bytes))
-    return kept, held_out.take(count, rng)
+    return kept, held_out.take(_most(held_out), rng)
+
+
+def _most(pairs: Pairs) -> int:
+    """How many of the pairs may be held in memory to validate on, at least one."""
+    if isinstance(pairs, ArrayPairs):
+        return len(pairs)
+    pair_bytes = 4 * (math.prod(pairs.input_shape) + math.prod(pairs.target_shape))
+    return min(len(pairs), max(1, HELD_OUT_BYTES // pair_bytes))
 
 
 def _check_held_out(inputs: np.ndarray, targets: np.ndarray, pairs: Pairs) -> None:

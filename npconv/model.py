@@ -124,11 +124,14 @@ class Model:
                 `data.Pairs` that draws them (and no train_target).
             num_epochs: how often all pairs are seen; None is 10, or as often as `seconds` allow.
             seconds: how long to train, in place of num_epochs, with all that belongs to it. An epoch is then a
-                twentieth of the time, or so much more that validation and callbacks take no more than a tenth of it
-                (if one validation would take a twentieth, on the first of the images only). Two such runs are not
-                the same bit for bit.
+                twentieth of the time, or so much more that validation and callbacks take no more than a tenth of it.
+                If one validation would take more than a twentieth, it is on some of the images, always the same ones,
+                drawn at random: 16 or more, unless those would take half of the time. Two such runs are not the same
+                bit for bit.
             batch_size: images per optimisation step.
-            validation: None; a share of the pairs in (0, 1), held out at random; (input, target) images; or Pairs.
+            validation: None; a share of the pairs in (0, 1), held out at random; (input, target) images; or Pairs. Of
+                pairs that are not in memory, as many are taken, at random, as 256 MB hold. Each `Epoch` says how many
+                images it was validated on.
             seed: of shuffles, draws and dropout; None takes the generator of `npconv.manual_seed`.
             schedule: changes the learning rate after each `schedule_every`: "epoch" or "batch". With `seconds` it
                 follows the share of the time that has passed, from its beginning to its `total_steps`.

@@ -43,8 +43,8 @@ Parts = dict[str, Module]  # modules in a row, by name
 def make(name: str, image_channels: int = 3, **options: Any) -> Module:
     """The network `name` of `NETWORKS`, for images of so many channels.
 
-    `options` are those of channels, depth, batch_norm, residual and batch_norm_eps that this network takes; any other
-    is a ValueError that names those, as is a name that is not in `NETWORKS`.
+    `options` are those of `OPTIONS` that this network takes; any other is a ValueError that names those, as is a name
+    that is not in `NETWORKS`.
     """
     if not isinstance(name, str) or name not in NETWORKS:
         raise ValueError(f"network (={name!r}) must be one of {', '.join(NETWORKS)}")

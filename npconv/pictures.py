@@ -55,13 +55,19 @@ def curves(history: Sequence[Epoch], path: FilePath, noisy: tuple[float, float] 
 
 
 def examples(
-    inputs: np.ndarray, predictions: np.ndarray, targets: np.ndarray, path: FilePath, count: int = EXAMPLES
+    inputs: np.ndarray,
+    predictions: np.ndarray,
+    targets: np.ndarray,
+    path: FilePath,
+    count: int = EXAMPLES,
+    captions: bool = True,
 ) -> None:
     """Draw a sheet of examples into a PNG file, a row an image: input, prediction, target.
 
     inputs, predictions, targets: (N, C, H, W) of one shape, values 0..255; the first `count` are shown, their
-    pixels enlarged, with the PSNR against the target. RGB is shown for C = 3, else the mean over channels in
-    gray. Raises ValueError for other shapes or a count below 1, ImportError without matplotlib.
+    pixels enlarged, with the PSNR against the target unless `captions` is false. RGB is shown for C = 3,
+    else the mean over channels in gray. Raises ValueError for other shapes or a count below 1, ImportError without
+    matplotlib.
     """
     columns = {
         "input": np.asarray(inputs),
@@ -77,7 +83,7 @@ def examples(
     for place, (name, images) in enumerate(columns.items()):
         axes[0, place].set_title(name, fontweight="bold")
         for row in range(rows):
-            caption = "" if name == "target" else _decibels(images[row], columns["target"][row])
+            caption = "" if name == "target" or not captions else _decibels(images[row], columns["target"][row])
             _picture(axes[row, place], images[row], caption)
     _save(figure, path)
 

@@ -166,7 +166,38 @@ def test_a_validation_that_takes_too_long_has_fewer_images(clock: FakeClock) -> 
     trained, held_out = model(), photos(64)
     clock.charge(trained, step=0.1, image=1.0)
     history = trained.train(photos(), photos(), seconds=100, validation=(held_out, held_out), seed=0)
-    assert {images for _, _, images in clock.validations} == {1, 5} and len(history) == 1
+    assert [images for _, _, images in clock.validations] == [1, 1, 16] and len(history) == 1
+    assert history[0].validated == 16
+    assert 99.8 < clock.time - 1000 <= 100 + TOLERANCE
+
+
+@pytest.mark.parametrize(("image", "count"), [(0.21, 23), (1.0, 16), (3.0, 16), (5.0, 10), (60.0, 1)])
+def test_there_are_16_images_or_as_many_as_half_of_the_time_allows(clock: FakeClock, image: float, count: int) -> None:
+    trained, held_out = model(), photos(64)
+    clock.charge(trained, step=0.1, image=image)
+    history = trained.train(photos(), photos(), seconds=100, validation=(held_out, held_out), seed=0)
+    assert {epoch.validated for epoch in history} == {count}
+
+
+def test_the_images_are_a_random_part_always_the_same(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, held_out, seen = model(), photos(64), []
+    clock.charge(trained, step=0.1, image=1.0)
+    validate = trained.validate
+    monkeypatch.setattr(trained, "validate", lambda x, t: seen.append((x, t)) or validate(x, t))
+    trained.train(photos(), photos(), seconds=100, validation=(held_out, 255 - held_out), seed=0)
+    part = epochs.part_to_validate(64, 16)
+    np.testing.assert_array_equal(seen[-1][0], held_out[part])
+    np.testing.assert_array_equal(seen[-1][1], 255 - held_out[part])
+    assert len(set(part)) == 16 and sorted(part) == list(part) != list(range(16)) and max(part) > 32
+    np.testing.assert_array_equal(epochs.part_to_validate(64, 16), part)
+    assert epochs.part_to_validate(64, 64) == slice(None)
+
+
+def test_a_validation_longer_than_its_share_is_not_timed_twice(clock: FakeClock) -> None:
+    trained, held_out = model(), photos(4)
+    clock.charge(trained, step=0.1, image=6.0)
+    (epoch,) = trained.train(photos(), photos(), seconds=100, validation=(held_out, held_out), seed=0)
+    assert [images for _, _, images in clock.validations] == [1, 4] and epoch.validated == 4
     assert 99.8 < clock.time - 1000 <= 100 + TOLERANCE
 
 
@@ -174,7 +205,8 @@ def test_one_image_is_validated_however_long_it_takes(clock: FakeClock) -> None:
     trained, held_out = model(), photos(4)
     clock.charge(trained, step=0.1, image=30.0)
     (epoch,) = trained.train(photos(), photos(), seconds=10, validation=(held_out, held_out), seed=0)
-    assert epoch.psnr is not None and len(clock.steps) == 1
+    assert epoch.psnr is not None and len(clock.steps) == 1 and epoch.validated == 1
+    assert clock.time == pytest.approx(1000 + 30 + 0.1 + 30)  # timed once, a step, validated once
 
 
 def test_the_time_of_callbacks_counts(clock: FakeClock) -> None:

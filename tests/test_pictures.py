@@ -75,6 +75,8 @@ def test_examples_write_the_psnr_under_input_and_prediction(tmp_path, monkeypatc
     pictures.examples(clean + 25.5, clean, clean, tmp_path / "sheet.png")  # an error of a tenth: 20 dB
     assert [axes.get_title() for axes in figures[0].axes] == ["input", "prediction", "target"]
     assert [axes.get_xlabel() for axes in figures[0].axes] == ["20.00 dB", "identical", ""]
+    pictures.examples(clean + 25.5, clean, clean, tmp_path / "sheet.png", captions=False)
+    assert [axes.get_xlabel() for axes in figures[1].axes] == ["", "", ""]
 
 
 def test_examples_refuse_what_does_not_match(tmp_path):

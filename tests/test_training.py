@@ -9,8 +9,9 @@ import pytest
 from devices import on_device, on_host
 
 import npconv as nc
+from npconv import inputs
 from npconv.backends import Array
-from npconv.data import ArrayPairs
+from npconv.data import ArrayPairs, HDF5Pairs, write_pairs
 
 
 def net(*more: nc.Module) -> nc.Sequential:
@@ -143,7 +144,19 @@ def test_sizes_that_strides_do_not_divide_are_an_error_before_training(rng):
 def test_validation_on_pairs(rng):
     model, images = nc.Model(net()), photos(rng)
     (epoch,) = model.train(images, images, 1, validation=ArrayPairs(images[:4], images[:4]))
-    assert epoch.psnr is not None
+    assert epoch.psnr is not None and epoch.validated == 4
+
+
+def test_a_file_to_validate_on_is_held_in_memory_as_far_as_a_bound_allows(rng, tmp_path, monkeypatch):
+    model, images = nc.Model(net()), photos(rng)
+    write_pairs(tmp_path / "pairs.h5", images, images)
+    read, original = [], HDF5Pairs._read
+    monkeypatch.setattr(HDF5Pairs, "_read", lambda self, some: (read.append(len(some)), original(self, some))[1])
+    monkeypatch.setattr(inputs, "HELD_OUT_BYTES", 3 * 2 * images[0].size * 4)
+    (epoch,) = model.train(images, images, 1, validation=HDF5Pairs(tmp_path / "pairs.h5"))
+    assert epoch.validated == 3 and sum(read) == 3
+    (epoch,) = model.train(images, images, 1, validation=ArrayPairs(images, images))
+    assert epoch.validated == len(images)
 
 
 def test_a_numpy_true_from_the_callback_stops(rng):

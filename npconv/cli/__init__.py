@@ -19,10 +19,11 @@ from .. import __version__
 from ..training import TrainingCollapsed
 from . import convert, denoise, evaluate, info, train
 from .parser import Parser
+from .train import INTERRUPTED
 
 OURS = (ValueError, TypeError, OSError, ImportError, TrainingCollapsed)
 
-USAGE, FAILED, INTERRUPTED = 2, 1, 130
+USAGE, FAILED = 2, 1
 SHOWN = 60  # items of the list in an error
 
 EXAMPLES = """examples:

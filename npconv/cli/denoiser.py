@@ -51,14 +51,20 @@ class Denoiser:
             told = (level,) if self.takes_level else ()
             yield scene, denoised_colours(self.model, scene.noisy, *told)
 
-    def of_pairs(self, inputs: np.ndarray, targets: np.ndarray) -> Predictions:
-        """Each pair of two (N, C, H, W) arrays as a scene, with what the network makes of the input.
+    def of_pairs(self, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Predictions:
+        """Each pair of batches of two (N, C, H, W) arrays as a scene, with what the network makes of the input.
 
         Where the network `wants_map`, inputs have it as their last channel.
         """
+        first = 0
+        for inputs, targets in batches:
+            yield from self._of_batch(inputs, targets, first)
+            first += len(inputs)
+
+    def _of_batch(self, inputs: np.ndarray, targets: np.ndarray, first: int) -> Predictions:
         noisy, levels = inputs[:, : targets.shape[1]], inputs[:, targets.shape[1] :]
         for start in range(0, len(inputs), BATCH):
             part = slice(start, start + BATCH)
             level = levels[part] if self.wants_map else self.sigma
             predictions = predict(self.model, noisy[part], *((level,) if self.takes_level else ()))
-            yield from zip(from_pairs(noisy[part], targets[part], start), predictions, strict=True)
+            yield from zip(from_pairs(noisy[part], targets[part], first + start), predictions, strict=True)

@@ -205,7 +205,7 @@ def _rounded(denoiser: Denoiser, scenes: Iterable[Scene]) -> Iterator[tuple[Scen
 def _plan(args: argparse.Namespace, data: list[Path] | Photos | Pairs, denoiser: Denoiser) -> Plan:
     if isinstance(data, Pairs):
         denoiser.check_channels(data.image_shape[0])
-        return Plan(len(data), True, lambda: denoiser.of_pairs(*all_pairs(data)))
+        return Plan(len(data), True, lambda: denoiser.of_pairs(all_pairs(data)))
     if isinstance(data, Photos):
         denoiser.check_channels(data.channels)
     if args.pairs is not None:
@@ -220,7 +220,7 @@ def _plan_patches(args: argparse.Namespace, data: list[Path] | Photos, denoiser:
     if not isinstance(photos, Photos):
         photos = FilePhotos(photos, denoiser.image_channels or 3, args.range)
     pairs = functools.partial(validation_pairs, photos, args.noise, size, args.pairs, seed, denoiser.wants_map)
-    return Plan(args.pairs, True, lambda: denoiser.of_pairs(*pairs()))
+    return Plan(args.pairs, True, lambda: denoiser.of_pairs([pairs()]))
 
 
 def _scenes(args: argparse.Namespace, data: list[Path] | Photos) -> Iterator[Scene]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import networks
-from .parser import given
 
 IMAGE_CHANNELS = "image_channels"  # which every network takes
 
@@ -21,9 +20,14 @@ def network_options(args: argparse.Namespace, offered: Sequence[str]) -> dict[st
         raise ValueError(f"--network (={args.network!r}) must be one of {', '.join(networks.NETWORKS)}")
     of_network = (IMAGE_CHANNELS, *networks.options_of(args.network))
     options = {name: getattr(args, name) for name in offered if getattr(args, name) is not None}
-    other = given(args, *(name for name in options if name not in of_network))
+    other = [flag(name, value) for name, value in options.items() if name not in of_network]
     if other:
-        taken = [f"--{name.replace('_', '-')}" for name in offered if name in of_network]
+        taken = [flag(name) for name in offered if name in of_network]
         rule = f"only {', '.join(taken)}" if taken else "none of them"
         raise ValueError(f"{other[0]} is no option of --network {args.network}, which takes {rule}")
     return options
+
+
+def flag(name: str, value: Any = None) -> str:
+    """An option as it is written; False is what its opposite gives."""
+    return f"--{'no-' if value is False else ''}{name.replace('_', '-')}"

@@ -56,11 +56,11 @@ class RunFolder:
         epoch: Epoch,
         model: Model,
         validation: tuple[np.ndarray, np.ndarray],
-        noisy: tuple[float, float],
+        noisy: tuple[float, float] | None,
     ) -> bool:
         """Write what belongs to `epoch`, of which `model` has the parameters; whether it is the best so far.
 
-        validation: the pairs; noisy: both PSNRs of their inputs, for the curves.
+        validation: the pairs; noisy: both PSNRs of their inputs, for the curves; None where targets have weights.
         """
         best = self.best is None or (epoch.psnr or 0) > (self.best.psnr or 0)
         if best:
@@ -69,7 +69,10 @@ class RunFolder:
             inputs, targets = (images[: pictures.EXAMPLES] for images in validation)
             predictions = model.predict(inputs)
             channels = predictions.shape[1]  # an input may have a noise map too, a target weights
-            pictures.examples(inputs[:, :channels], predictions, targets[:, :channels], self.path / "examples.png")
+            noisier, cleaner = inputs[:, :channels], targets[:, :channels]
+            # With weights, PSNRs of all pixels would be those of pixels that the network sees too.
+            weighted = targets.shape[1] > channels
+            pictures.examples(noisier, predictions, cleaner, self.path / "examples.png", captions=not weighted)
         self._history.append(epoch)
         self._write("options.json", json.dumps(self._options, indent=2) + "\n")
         self._write("history.csv", history_csv(self._history))

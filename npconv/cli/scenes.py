@@ -23,6 +23,8 @@ from ..data.values import with_channels
 from ..protocols import noisy as kair_noisy
 from .pixels import split_alpha, white_level
 
+PAIRS_AT_A_TIME = 250
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -118,9 +120,9 @@ def from_pairs(inputs: np.ndarray, targets: np.ndarray, first: int) -> Iterator[
         yield Scene(f"pair {i}", noisy, clean)
 
 
-def all_pairs(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
-    """Every pair of a file, in an order that is always the same."""
-    return pairs.take(len(pairs), np.random.default_rng(0))
+def all_pairs(pairs: Pairs) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every pair of a file, some at a time, in an order that is always the same."""
+    return pairs.batches(PAIRS_AT_A_TIME, np.random.default_rng(0))
 
 
 def _size(image: np.ndarray) -> str:

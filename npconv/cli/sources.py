@@ -2,9 +2,12 @@
 
     --data nothing          dead leaves, made when training starts; others of them to validate on
     --data FOLDER|FILE.h5   photographs; some of them are held out to validate on
+    --data IMAGE            one photograph, to be learned from with --target self, or with --validation
     --data FILE.h5          ready-made pairs (`input`, `target`); some of them are held out
 
-With --target self the photographs may be noisy themselves (--noise none), and are taken so if --noise is not given.
+With --target self the photographs may be noisy themselves (--noise none), and are taken so if --noise is not given;
+other noise is drawn once for each of them. Validation is then on hidden pixels too, against their noisy values:
+whoever has single noisy images has nothing else.
 
 `open_source` checks all that can be checked without long work and returns a `Source`, whose `load` does the
 work. Validation pairs are drawn with a fixed seed, the same for every run.
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -29,16 +33,18 @@ from ..data import (
     open_data,
     parse_noise,
 )
+from ..data.images import ENDINGS
 from ..data.pairs import Shape, StoredPairs
 from ..data.patches import check_target
 from .parser import given
 from .progress import Bar
 from .recipe import PRESETS
-from .usable import usable
+from .usable import ImageFile, usable
 
 TARGET = "noisy"  # the default; others are the network's, in recipe.py
 PATCH_SIZE = 32  # of `npconv evaluate`
 VALIDATION_SEED = 0
+VALIDATION_NOISE_SEED = 2**32 - 1  # another one than --seed, which the noise to train on has
 HELD_OUT = 0.1  # the share of photographs, or of ready-made pairs, to validate on
 
 LEAVES, LEAVES_TO_VALIDATE = 240, 40  # images; together they take about six seconds on one core
@@ -69,17 +75,32 @@ def open_source(args: argparse.Namespace) -> Source:
     Raises FileNotFoundError, ValueError and TypeError for what is missing, unreadable, too small or
     contradictory.
     """
-    data = None if args.data is None else open_data(args.data, args.image_channels, _corrupt(args))
+    data = None if args.data is None else _open(args.data, args.image_channels, _corrupt(args))
+    if isinstance(data, ImageFile) and _skipping(args):
+        raise ValueError(f"--corrupt skip would have no effect with the one image {args.data}")
     if isinstance(data, Pairs):
         ignored = given(args, "noise", "target", "patch_size", "patches") + _skipping(args)
+        ignored += [] if _augment(args) else ["--no-augment"]
         if ignored:
             raise ValueError(f"{args.data} holds ready-made pairs: {', '.join(ignored)} would have no effect")
         if _noise_map(args):
             raise ValueError(f"{args.data} holds ready-made pairs, without the noise level that the network takes")
         return _from_pairs(args, data)
     _fill_in(args)
+    if _noise_map(args) and isinstance(args.noise, NoNoise) and args.target == "self":
+        raise ValueError(
+            f"--network {args.network} takes the noise level, and --target self takes the images as they are, with "
+            "noise that nobody has measured: choose another network, or give --noise gaussian:SIGMA for clean images"
+        )
     check_target(args.target, args.noise, _noise_map(args))
     return _from_leaves(args) if data is None else _from_photos(args, data)
+
+
+def _open(path: str, channels: int | None, corrupt: str) -> Photos | Pairs:
+    """What `open_data` opens, or one image file."""
+    if Path(path).suffix.lower() in ENDINGS and Path(path).is_file():
+        return ImageFile(Path(path), channels or 3)
+    return open_data(path, channels, corrupt)
 
 
 def _fill_in(args: argparse.Namespace) -> None:
@@ -107,20 +128,35 @@ def _noise_map(args: argparse.Namespace) -> bool:
     return bool(getattr(args, "noise_map", False))
 
 
+def _augment(args: argparse.Namespace) -> bool:
+    return bool(getattr(args, "augment", True))
+
+
 def _pairs(args: argparse.Namespace, photos: Photos) -> PatchPairs:
     """The pairs to train on, drawn from photographs."""
-    augment = getattr(args, "augment", True)
+    return _patches(args, photos, args.patches, _augment(args), args.seed)
+
+
+def _patches(args: argparse.Namespace, photos: Photos, count: int, augment: bool, noise_seed: int) -> PatchPairs:
+    """noise_seed: of the noise where that is drawn once for each photograph."""
+    once = args.target == "self" and not isinstance(args.noise, NoNoise)
     return PatchPairs(
-        photos, args.noise, args.patches, args.patch_size, args.target, augment, noise_map=_noise_map(args)
+        photos,
+        args.noise,
+        count,
+        args.patch_size,
+        args.target,
+        augment,
+        noise_map=_noise_map(args),
+        noise_seed=noise_seed if once else None,
     )
 
 
 # ---- photographs ----
 def _from_photos(args: argparse.Namespace, photos: Photos) -> Source:
-    photos = usable(photos, args.data, args.noise, args.patch_size)
+    photos = usable(photos, args.data, args.noise, args.patch_size, getattr(args, "output", None))
     if args.validation is None:
-        photos, others, where = _held_out(args, photos)
-        validate = _drawn(args, others)
+        photos, validate, where = _held_out(args, photos)
     else:
         validate, where = _given_validation(args, photos.channels)
     pairs = _pairs(args, photos)
@@ -130,15 +166,16 @@ def _from_photos(args: argparse.Namespace, photos: Photos) -> Source:
     )
 
 
-def _held_out(args: argparse.Namespace, photos: Photos) -> tuple[Photos, Photos, str]:
-    """Photographs to train on, those to validate on, and the latter in words."""
+def _held_out(args: argparse.Namespace, photos: Photos) -> tuple[Photos, Callable[[], Images], str]:
+    """Photographs to train on, the pairs to validate on, and the latter in words."""
     if len(photos) > 1:
         kept, others = photos.split(HELD_OUT, np.random.default_rng(VALIDATION_SEED))
-        return kept, others, f"{_images(len(others))} of {args.data}, held out{_on_hidden(args)}"
-    if not isinstance(args.noise, NoNoise):
+        return kept, _drawn(args, others), f"{_images(len(others))} of {args.data}, held out{_on_hidden(args)}"
+    if args.target != "self":
         raise ValueError(f"{args.data} has one photo only: give others to validate on with --validation")
-    # One noisy image, and nothing else: what is hidden is drawn anew each time, and the network sees none of it.
-    return photos, photos, f"the same image{_on_hidden(args)}"
+    # One noisy image, and nothing else: its noise is the same here. The network is trained on all of its pixels, those
+    # that are hidden here too, though never by themselves: it sees their surroundings alone.
+    return photos, _drawn(args, photos, args.seed), f"the same image{_on_hidden(args)}"
 
 
 def _from_leaves(args: argparse.Namespace) -> Source:
@@ -151,7 +188,7 @@ def _from_leaves(args: argparse.Namespace) -> Source:
     # Larger images, fewer of them: the time to make them stays the same.
     fewer = (LEAVES_SIDE / side) ** 2
     count, others = (max(8, round(number * fewer)) for number in (LEAVES, LEAVES_TO_VALIDATE))
-    where = f"{others} dead leaves images more, the same in every run"
+    where = f"{others} dead leaves images more, the same in every run{_on_hidden(args)}"
     validate = _drawn_from_leaves(args, others, side, channels)
     if args.validation is not None:
         validate, where = _given_validation(args, channels)
@@ -209,20 +246,24 @@ def _given_validation(
     args: argparse.Namespace, channels: int, photos_allowed: bool = True
 ) -> tuple[Callable[[], Images], str]:
     """Validation pairs from --validation, and what they are in words."""
-    data = open_data(args.validation, channels, _corrupt(args))
+    data = _open(args.validation, channels, _corrupt(args))
     if isinstance(data, StoredPairs):
         if _noise_map(args):
             raise ValueError(f"{args.validation} holds pairs, without the noise level that the network takes")
         return _taken(args, data), f"pairs of {args.validation}, input against target"
     if not isinstance(data, Photos) or not photos_allowed:
         raise ValueError(f"{args.validation} must hold pairs ('input' and 'target'), as {args.data} does")
-    data = usable(data, args.validation, args.noise, args.patch_size)
+    data = usable(data, args.validation, args.noise, args.patch_size, getattr(args, "output", None))
     return _drawn(args, data), f"{_images(len(data))} of {args.validation}{_on_hidden(args)}"
 
 
-def _drawn(args: argparse.Namespace, photos: Photos) -> Callable[[], Images]:
+def _drawn(args: argparse.Namespace, photos: Photos, noise_seed: int = VALIDATION_NOISE_SEED) -> Callable[[], Images]:
+    """Patches against clean ones; of single noisy images, on hidden pixels against their noisy values."""
     count, noise_map = args.validation_pairs, _noise_map(args)
-    return lambda: validation_pairs(photos, args.noise, args.patch_size, count, VALIDATION_SEED, noise_map)
+    if args.target != "self":
+        return lambda: validation_pairs(photos, args.noise, args.patch_size, count, VALIDATION_SEED, noise_map)
+    pairs = _patches(args, photos, count, False, noise_seed)
+    return lambda: pairs.take(count, np.random.default_rng(VALIDATION_SEED))
 
 
 def _taken(args: argparse.Namespace, pairs: StoredPairs) -> Callable[[], Images]:
@@ -235,22 +276,22 @@ def validation_pairs(
 ) -> Images:
     """The same `count` pairs at every call, noisy and clean: (count, C, patch_size, patch_size) each.
 
-    With a noise map the noisy ones have one channel more. For photographs that are noisy as they are there is nothing
-    clean: then some values of the inputs are hidden, and the targets, with 2C channels, have weights that count those.
+    With a noise map the noisy ones have one channel more. Raises ValueError for noise `none`: nothing is clean then.
     """
-    target = "self" if isinstance(noise, NoNoise) else "clean"
-    pairs = PatchPairs(photos, noise, count, patch_size, target, augment=False, noise_map=noise_map)
+    pairs = PatchPairs(photos, noise, count, patch_size, "clean", augment=False, noise_map=noise_map)
     return pairs.take(count, np.random.default_rng(seed))
 
 
 def _on_hidden(args: argparse.Namespace) -> str:
-    """What is said of validation photographs that are noisy as they are."""
-    return "; on hidden pixels, against their noisy values" if isinstance(args.noise, NoNoise) else ""
+    """What is said of validation without clean images."""
+    return "; on hidden pixels, against their noisy values" if args.target == "self" else ""
 
 
 def _describe(args: argparse.Namespace) -> str:
     size = f"{args.patch_size} x {args.patch_size}"
     noise = "none added: the images are noisy as they are" if isinstance(args.noise, NoNoise) else str(args.noise)
+    if args.target == "self" and not isinstance(args.noise, NoNoise):
+        noise += ", once for each image"
     targets = "their own hidden pixels as" if args.target == "self" else args.target
     return f"{noise}; {args.patches:,} patches of {size} an epoch, {targets} targets"
 

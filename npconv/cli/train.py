@@ -14,6 +14,7 @@ import numpy as np
 
 from ..backends import backend
 from ..data import Pairs
+from ..epochs import part_to_validate
 from ..extras import require
 from ..model import Epoch, Model
 from ..schedules import Schedule
@@ -109,7 +110,7 @@ class Training:
     ) -> None:
         self.args, self.model, self.schedule, self.source, self.folder = args, model, schedule, source, folder
         self.validation: Images = (np.empty(0), np.empty(0))  # until the data is loaded
-        self.noisy = (0.0, 0.0)  # both PSNRs of the validation input
+        self.noisy: tuple[float, float] | None = None  # both PSNRs of the validation input
         self.bar: Bar | TimeBar | None = None
         self.total_loss = 0.0
         self.started = 0.0  # by the clock, once training has
@@ -126,13 +127,23 @@ class Training:
             return INTERRUPTED
         except TrainingCollapsed as error:
             raise TrainingCollapsed(f"training has collapsed: {error} So far {self.folder.kept()}.") from error
+        except Exception:
+            if self.started:
+                print(f"npconv train: stopped by an error: {self.folder.kept()}", file=sys.stderr)
+            raise
         self._show_result()
         return 0
 
-    def _noisy_psnrs(self) -> tuple[float, float]:
-        """The mean of the validation inputs' PSNRs, and the PSNR of the pooled MSE, in dB; without a noise map."""
+    def _noisy_psnrs(self) -> tuple[float, float] | None:
+        """The mean of the validation inputs' PSNRs, and the PSNR of the pooled MSE, in dB; without a noise map.
+
+        None on hidden pixels, where the input has values of their neighbours.
+        """
         inputs, targets = self.validation
-        _, mean, pooled = figures(inputs[:, : self.source.image_shape[0]], targets)
+        channels = self.source.image_shape[0]
+        if targets.shape[1] > channels:
+            return None
+        _, mean, pooled = figures(inputs[:, :channels], targets)
         return mean, pooled
 
     def _train(self, pairs: Pairs) -> None:
@@ -177,10 +188,24 @@ class Training:
             self.bar = None
 
     def _epoch_done(self, epoch: Epoch) -> None:
+        self._follow_part(epoch)
         best = self.folder.record(epoch, self.model, self.validation, self.noisy)
         self._show_above_bar(
             f"{epoch.epoch:>5}  {epoch.loss:.5f}  {epoch.validation_mse:>14.5f}  {epoch.psnr:>6.2f} dB"
             f"  {epoch.psnr_pooled:>8.2f} dB  {epoch.seconds:>7.1f}{' *' if best else ''}"
+        )
+
+    def _follow_part(self, epoch: Epoch) -> None:
+        """Look at those validation pairs alone that the training found time for, and say so, once."""
+        count, used = len(self.validation[0]), epoch.validated
+        if used is None or used == count:
+            return
+        part = part_to_validate(count, used)
+        self.validation = self.validation[0][part], self.validation[1][part]
+        self.noisy = self._noisy_psnrs()
+        noisy = "" if self.noisy is None else f"; noisy input: {_decibels(self.noisy)}"
+        self._show_above_bar(
+            f"validation is on {used:,} of the {count:,} pairs, drawn at random: all would take too long{noisy}"
         )
 
     def _show_plan(self) -> None:
@@ -190,8 +215,12 @@ class Training:
             "training": describe_training(self.args),
             "backend": backend().describe(),
             "output": str(self.folder.path),
-            "noisy input": f"{_decibels(self.noisy)}, on {len(self.validation[0]):,} validation pairs",
         }
+        pairs = f"{len(self.validation[0]):,} validation pairs"
+        if self.noisy is not None:
+            plan["noisy input"] = f"{_decibels(self.noisy)}, on {pairs}"
+        else:
+            plan["PSNRs below"] = f"of hidden pixels against their noisy values, on {pairs}; npconv evaluate has others"
         self._show(facts(plan))
         self._show("\nepoch     loss  validation MSE  PSNR mean  PSNR pooled  seconds  (* the best so far)")
 
@@ -199,7 +228,8 @@ class Training:
         best = self.folder.best
         if best is not None:
             figures = _decibels((best.psnr or 0, best.psnr_pooled or 0))
-            self._show(f"\nbest epoch: {best.epoch}, {figures} (noisy input: {_decibels(self.noisy)})")
+            on = f"noisy input: {_decibels(self.noisy)}" if self.noisy else "of hidden pixels, against noisy values"
+            self._show(f"\nbest epoch: {best.epoch}, {figures} ({on})")
         self._show(f"written: model.h5, history.csv, curves.png, examples.png in {self.folder.path}")
         self._show(f"next: npconv denoise IMAGE --model {self.folder.model}")
 

@@ -6,9 +6,10 @@ import argparse
 from typing import Any
 
 from ..data import parse_noise
+from ..data.patches import TARGETS
 from .duration import seconds_of
 from .parser import as_argument, whole
-from .recipe import NETWORK, OPTIMIZERS, PRESETS, SCHEDULES, TARGETS, defaults_of, length_of
+from .recipe import NETWORK, OPTIMIZERS, PRESETS, SCHEDULES, defaults_of, length_of
 from .sources import TARGET
 
 
@@ -16,13 +17,13 @@ def add_data(group: Any) -> None:
     """What to train and to validate on."""
     group.add_argument(
         "--data",
-        metavar="FOLDER|FILE.h5",
-        help="photographs: a folder, or HDF5 with `images`; or ready-made pairs: HDF5 with `input` and "
+        metavar="FOLDER|FILE",
+        help="photographs: a folder, an image file, or HDF5 with `images`; or ready-made pairs: HDF5 with `input` and "
         "`target` (default: dead leaves images)",
     )
     group.add_argument(
         "--validation",
-        metavar="FOLDER|FILE.h5",
+        metavar="FOLDER|FILE",
         help="what to validate on (default: 10%% of the data, held out)",
     )
     noises = defaults_of(lambda preset: preset.noise)
@@ -36,7 +37,7 @@ def add_data(group: Any) -> None:
         "--target",
         choices=TARGETS,
         help="what to train towards: a second noisy version; the clean image; or the noisy image itself, at pixels "
-        f"that are hidden in the input ({TARGET})",
+        f"that are hidden in the input, --noise being drawn once for each image ({TARGET})",
     )
     group.add_argument(
         "--patches", type=whole(1), metavar="N", help=f"patches drawn an epoch ({defaults_of(lambda p: p.patches)})"

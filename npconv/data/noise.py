@@ -23,6 +23,7 @@ from .. import checks
 
 __all__ = ["Gaussian", "NoNoise", "Noise", "Poisson", "plain"]
 
+MOST_PHOTONS = 1e18  # at value 255; numpy draws up to 9.2e18, and a photograph may have values above 255
 Corrupted = tuple[list[np.ndarray], np.ndarray]  # the noisy versions, and the clean image
 
 
@@ -49,6 +50,14 @@ class Noise(ABC):
         Both images of a Noise2Noise pair are of one draw, as two exposures of one camera are.
         """
         return self
+
+    def drawn_for(self, shape: tuple[int, ...], size: int, rng: np.random.Generator) -> Noise:
+        """The model for one photograph of `shape` (H, W) with all that is drawn once a picture: of no range any more.
+
+        `corrupt` then treats all parts of the photograph alike. Pixel sampling leaves room for a patch of `size`; the
+        shape must allow it: see `smallest_photo`.
+        """
+        return self.drawn(rng)
 
     def corrupt(self, photo: np.ndarray, rng: np.random.Generator, copies: int = 2) -> Corrupted:
         """Makes `copies` independent noisy versions of a whole photograph, and the clean image.
@@ -170,9 +179,9 @@ class Gaussian(_PixelwiseNoise):
 class Poisson(_PixelwiseNoise):
     """Photon noise: Poisson(x / 255 * peak) / peak * 255.
 
-    peak: the mean number of photons of a pixel of value 255, above 0. The standard deviation at value x is
-    sqrt(255 x / peak), in 8-bit steps. largest: None, or the end of a range that begins at peak; each picture
-    or patch then has a peak drawn uniformly from it.
+    peak: the mean number of photons of a pixel of value 255, above 0 and at most 1e18 (numpy draws few more). The
+    standard deviation at value x is sqrt(255 x / peak), in 8-bit steps. largest: None, or the end of a range that
+    begins at peak; each picture or patch then has a peak drawn uniformly from it.
     """
 
     peak: float
@@ -180,6 +189,9 @@ class Poisson(_PixelwiseNoise):
 
     def __post_init__(self) -> None:
         _check_range("peak", checks.number(self.peak, "peak", above=0), self.largest)
+        for name, value in (("peak", self.peak), ("largest", self.largest)):
+            if value is not None and value > MOST_PHOTONS:
+                raise ValueError(f"{name} (={value:g}) must be at most {MOST_PHOTONS:g} photons: more cannot be drawn")
 
     def drawn(self, rng: np.random.Generator) -> Poisson:
         return self if self.largest is None else Poisson(rng.uniform(self.peak, self.largest))

@@ -6,6 +6,9 @@ target    input                target
 noisy     noisy                a second noisy version, with noise of its own (Noise2Noise)
 clean     noisy                clean
 self      noisy, with holes    the noisy values, and weights that count them in the holes alone (blind spots)
+
+With "noisy" and "clean" the noise is drawn anew for every patch. With "self" each photograph has one realisation of it
+for good (noisy_photos.py): nobody who has single noisy images can have more.
 """
 
 from __future__ import annotations
@@ -16,26 +19,35 @@ import numpy as np
 
 from ..checks import flag, integer
 from .blind_spot import MASKED_SHARE, BlindSpot
-from .noise import Noise, NoNoise
+from .noise import Noise, NoNoise, random_corner
+from .noisy_photos import NoisyPhotos
 from .pairs import Batch, Pairs, Shape
 from .photos import Photos
 
-__all__ = ["PatchPairs"]
+__all__ = ["TARGETS", "PatchPairs"]
+
+TARGETS = ("noisy", "clean", "self")
+
+
+Versions = tuple[list[np.ndarray], float | None]  # patches of one place, and their noise level
 
 
 class PatchPairs(Pairs):
-    """Pairs of noisy patches from random places of photographs, drawn when they are needed and never the same
-    twice.
+    """Pairs of noisy patches from random places of photographs, drawn when they are needed.
 
     photos: where patches come from; noise: what is done to them. patches: how many an epoch has; the memory
     in use doesn't depend on it. patch_size: side, in pixels. augment: turns and mirrors patches at random,
     both images of a pair alike.
 
-    target: "noisy", an independent second noisy version; "clean"; or "self", for photographs that are noisy
-    themselves (noise `NoNoise()`) or get noise once. The target then has twice the channels: the noisy values,
-    and weights, 255 where the input has the value of a neighbour instead, else 0; `losses.MaskedMSE` is for
-    it. masked_share: of the values that are hidden so; independent_channels: whether each channel has places of
-    its own, None: as the noise says (see `BlindSpot`).
+    target: "noisy", an independent second noisy version; "clean"; or "self", for single noisy images: photographs that
+    are noisy themselves (noise `NoNoise()`), or of which each gets one realisation of the noise, the same at every
+    visit (of a range, of one strength; of pixel sampling, patches are crops of one small noisy image). noise_seed is
+    what those realisations depend on, 0 if it is None. Where the noise of "noisy" and "clean" is new for every patch,
+    here places, poses and holes are.
+
+    The target of "self" has twice the channels: the noisy values, and weights, 255 where the input has the value of a
+    neighbour instead, else 0; `losses.MaskedMSE` is for it. masked_share: of the values that are hidden so;
+    independent_channels: whether each channel has places of its own, None: as the noise says (see `BlindSpot`).
 
     noise_map: the input has the standard deviation of the patch's noise, in 8-bit steps, as one channel more,
     for networks such as FFDNet; the noise must be Gaussian.
@@ -59,6 +71,7 @@ class PatchPairs(Pairs):
         noise_map: bool = False,
         masked_share: float = MASKED_SHARE,
         independent_channels: bool | None = None,
+        noise_seed: int | None = None,
     ) -> None:
         check_target(target, noise, flag(noise_map, "noise_map"))
         self._photos, self._noise = photos, noise
@@ -71,6 +84,12 @@ class PatchPairs(Pairs):
         self._blind_spot = blind_spot if target == "self" else None
         if self._blind_spot is not None and self._size < 3:
             raise ValueError(f"patch_size (={patch_size}) must be at least 3 for target 'self'")
+        self._noisy: NoisyPhotos | None = None
+        if target == "self" and not isinstance(noise, NoNoise):
+            seed = 0 if noise_seed is None else integer(noise_seed, "noise_seed", 0)
+            self._noisy = NoisyPhotos(photos, noise, self._size, seed)
+        elif noise_seed is not None:
+            raise ValueError(f"noise_seed (={noise_seed!r}) must be None but for target 'self' with noise to draw")
         for index, size in enumerate(photos.known_sizes or ()):
             if not photos.skips_corrupt:
                 self._check_size(index, *size)
@@ -91,12 +110,25 @@ class PatchPairs(Pairs):
         return self._photos.channels * (1 if self._blind_spot is None else 2), self._size, self._size
 
     def _epoch(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-        order = _photo_order(len(self._photos), self._patches, rng, self._photos.at_once)
+        pools = self._pools(self._patches, rng)
+        indices = np.empty(0, np.intp)
         for start in range(0, self._patches, batch_size):
-            yield self._draw(order[start : start + batch_size], rng)
+            size = min(batch_size, self._patches - start)
+            while len(indices) < size:
+                indices = np.concatenate([indices, next(pools)])
+            yield self._draw(indices[:size], rng)
+            indices = indices[size:]
 
     def _take(self, count: int, rng: np.random.Generator) -> Batch:
-        return self._draw(_photo_order(len(self._photos), count, rng, self._photos.at_once), rng)
+        # The order of all comes first, and the patches after it: they stay the same whatever an epoch does.
+        pools = self._pools(count, rng)
+        order, drawn = [next(pools)], 0
+        while (drawn := drawn + len(order[-1])) < count:
+            order.append(next(pools))
+        return self._draw(np.concatenate(order)[:count], rng)
+
+    def _pools(self, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        return _photo_order(len(self._photos), count, rng, self._photos.at_once)
 
     def _draw(self, indices: np.ndarray, rng: np.random.Generator) -> Batch:
         """A patch of each of these photographs."""
@@ -104,10 +136,10 @@ class PatchPairs(Pairs):
         targets = np.empty((len(indices), *self.target_shape), np.float32)
         poses = rng.integers(8 if self._augment else 1, size=len(indices))
         for i, (index, pose) in enumerate(zip(indices.tolist(), poses.tolist(), strict=True)):
-            noise = self._noise.drawn(rng)
-            versions = [_posed(version, pose) for version in self._versions(index, noise, rng)]
+            versions, level = self._versions(index, rng)
+            versions = [_posed(version, pose) for version in versions]
             if self._noise_map:
-                inputs[i, -1] = noise.noise_level
+                inputs[i, -1] = level
             images = inputs[i, : self._photos.channels]
             if self._blind_spot is None:
                 images[...], targets[i] = versions
@@ -116,8 +148,9 @@ class PatchPairs(Pairs):
         return inputs, targets
 
     # ---- a patch of a photograph, or of one that stands in for it ----
-    def _versions(self, index: int, noise: Noise, rng: np.random.Generator) -> list[np.ndarray]:
-        """The noisy patches, and the clean one, that a pair is made of."""
+    def _versions(self, index: int, rng: np.random.Generator) -> Versions:
+        """The noisy patches, and the clean one, that a pair is made of; and the noise level where it is known."""
+        noise = self._noise if self._noisy is not None else self._noise.drawn(rng)
         if not self._photos.skips_corrupt:
             return self._made(index, noise, rng)
         state = rng.bit_generator.state
@@ -133,13 +166,16 @@ class PatchPairs(Pairs):
         first = self._photos.rejected(index)
         raise ValueError(f"none of the {len(self._photos)} photos can be used; {self._photos.name(index)}: {first}")
 
-    def _made(self, index: int, noise: Noise, rng: np.random.Generator) -> list[np.ndarray]:
+    def _made(self, index: int, noise: Noise, rng: np.random.Generator) -> Versions:
         shape = self._photos.size(index)
         self._check_size(index, *shape)
+        if self._noisy is not None:
+            corner = random_corner(self._noisy.size(index), self._size, rng)
+            return [self._noisy.region(index, *corner, self._size, self._size)], self._noisy.noise(index).noise_level
         top, left, side = noise.random_area(shape, self._size, rng)
         area = self._photos.region(index, top, left, side, side)
         copies = 1 if self._clean or self._blind_spot is not None else 2
-        return noise.versions(area, self._size, rng, copies, self._clean)
+        return noise.versions(area, self._size, rng, copies, self._clean), noise.noise_level
 
     def _check_size(self, index: int, height: int, width: int) -> None:
         side = self._noise.smallest_photo(self._size)
@@ -152,7 +188,7 @@ class PatchPairs(Pairs):
 
 def check_target(target: str, noise: Noise, noise_map: bool) -> None:
     """ValueError where no pairs can be made: of another target, or of a noise that does not go with it."""
-    if target not in ("noisy", "clean", "self"):
+    if target not in TARGETS:
         raise ValueError(f"target (={target!r}) must be 'noisy', 'clean' or 'self'")
     if target != "self" and isinstance(noise, NoNoise):
         raise ValueError(
@@ -169,8 +205,8 @@ _POOL = 64
 _PATCHES_A_VISIT = 8
 
 
-def _photo_order(photos: int, count: int, rng: np.random.Generator, at_once: int = _POOL) -> np.ndarray:
-    """Which photograph each of `count` patches is drawn from.
+def _photo_order(photos: int, count: int, rng: np.random.Generator, at_once: int = _POOL) -> Iterator[np.ndarray]:
+    """Which photograph each patch is drawn from, without end, pool by pool; `count` patches are wanted.
 
     Reading a photo can take a thousand times as long as drawing a patch. So where the patches outnumber the
     photos, pools of up to 64 photos (`at_once` of them if that is less: what the collection can keep in memory)
@@ -181,13 +217,9 @@ def _photo_order(photos: int, count: int, rng: np.random.Generator, at_once: int
     """
     visits = min(_PATCHES_A_VISIT, -(-count // photos))
     pools = -(-photos // min(_POOL, max(1, at_once)))
-    order: list[np.ndarray] = []
-    drawn = 0
-    while drawn < count:
+    while True:
         for pool in np.array_split(rng.permutation(photos), pools):
-            order.append(rng.permutation(np.repeat(pool, visits)))
-            drawn += len(order[-1])
-    return np.concatenate(order)[:count]
+            yield rng.permutation(np.repeat(pool, visits))
 
 
 def _posed(image: np.ndarray, pose: int) -> np.ndarray:

@@ -39,6 +39,10 @@ class PixelSampling(Noise):
     def smallest_photo(self, size: int) -> int:
         return self.smallest * checks.integer(size, "size", 1)
 
+    def drawn_for(self, shape: tuple[int, ...], size: int, rng: np.random.Generator) -> PixelSampling:
+        block = self._block(shape, size, rng)
+        return PixelSampling(block, block)
+
     def random_area(self, shape: tuple[int, ...], size: int, rng: np.random.Generator) -> tuple[int, int, int]:
         side = size * self._block(shape, size, rng)
         return *random_corner(shape, side, rng), side

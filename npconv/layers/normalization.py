@@ -58,6 +58,7 @@ class BatchNorm2d(Layer):
             self.astype(dtype)
 
     def input_range(self, axis: int, start: int, stop: int) -> tuple[int, int] | None:
+        """In evaluation, each pixel by itself; None where the batch's own statistics are used even then."""
         return (start, stop) if self.track_running_stats else None
 
     @property

@@ -11,7 +11,7 @@ import pytest
 
 import npconv
 from npconv import data, metrics
-from npconv.cli import main, scores, sources
+from npconv.cli import main, scenes, scores, sources
 from npconv.data.blur import gaussian_blur
 from npconv.model import Model
 
@@ -132,12 +132,20 @@ def test_patches_are_those_that_training_validates_on(folder, evaluate, capsys):
     assert numbers(out, "PSNR of the pooled MSE (dB)")[1] == pytest.approx(pooled_psnr, abs=0.0051)
 
 
-def test_pairs_of_a_file(folder, evaluate, tmp_path, capsys):
+def test_pairs_of_a_file(folder, evaluate, tmp_path, capsys, monkeypatch):
     clean = np.random.default_rng(0).uniform(0, 200, (5, 3, 16, 16)).astype(np.float32)
     data.write_pairs(tmp_path / "pairs.h5", clean + 25.5, clean)
     assert evaluate(tmp_path / "pairs.h5") == 0
     out = capsys.readouterr().out
     assert "5 images" in out and numbers(out, "mean of images' PSNRs (dB)")[0] == 20
+    monkeypatch.setattr(scenes, "PAIRS_AT_A_TIME", 3)
+    read, original = [], data.HDF5Pairs._read
+    monkeypatch.setattr(data.HDF5Pairs, "_read", lambda self, some: (read.append(len(some)), original(self, some))[1])
+    assert evaluate(tmp_path / "pairs.h5", "--csv", tmp_path / "pairs.csv") == 0
+    assert max(read) == 3 and sum(read) == len(clean)  # never the whole file
+    lines = (tmp_path / "pairs.csv").read_text(encoding="utf-8").splitlines()
+    names = [row["name"] for row in csv.DictReader(lines)]
+    assert names[: len(clean)] == [f"pair {i}" for i in range(len(clean))]
     assert evaluate(tmp_path / "pairs.h5", "--noise", "gaussian:5") == 2
     assert "--noise would have no effect with a file of pairs" in capsys.readouterr().err
 

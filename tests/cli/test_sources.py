@@ -63,13 +63,45 @@ def test_target_self_takes_the_images_as_noisy_as_they_are(folder):
     np.testing.assert_array_equal(again[0], inputs)
 
 
-def test_target_self_with_noise_validates_against_clean_images(folder):
-    source = open_source(options(data=folder, target="self", noise=data.Gaussian(25)))
+def flat_folder(path: Path, count: int) -> Path:
+    """So many pictures of one gray: what differs in their patches is noise."""
+    path.mkdir()
+    for i in range(count):
+        data.write_image(path / f"{i}.png", np.full((3, 160, 160), 100, np.uint8))
+    return path
+
+
+def values_seen(pairs: Any) -> set[float]:
+    """All noisy values that an epoch shows."""
+    return {value for _, targets in pairs.batches(8, np.random.default_rng(1)) for value in targets[:, :3].ravel()}
+
+
+def test_target_self_with_noise_is_single_noisy_images(tmp_path):
+    """In training and in validation: each photograph has as many noisy values as it has pixels, in all of an epoch."""
+    args = options(data=flat_folder(tmp_path / "flat", 3), target="self", noise=data.Gaussian(25), patches=1000)
+    source = open_source(args)
     pairs, (inputs, targets) = source.load()
-    assert source.target_shape == (6, 16, 16) and targets.shape == inputs.shape == (6, 3, 16, 16)
-    assert np.std(inputs - targets) == pytest.approx(25, rel=0.1)
-    assert "gaussian:25; 24 patches" in source.facts["noise"] and "hidden" not in source.facts["validation"]
-    assert next(pairs.batches(4, np.random.default_rng(0)))[1].shape == (4, 6, 16, 16)
+    assert source.target_shape == (6, 16, 16) and targets.shape == (6, 6, 16, 16)
+    assert "gaussian:25, once for each image; 1,000 patches" in source.facts["noise"]
+    assert source.facts["validation"].endswith("held out; on hidden pixels, against their noisy values")
+    assert np.std(targets[:, :3]) == pytest.approx(25, rel=0.1)
+    seen = values_seen(pairs)
+    assert 100_000 < len(seen) <= 2 * 3 * 160 * 160  # of 768,000 that are shown; nearly every pixel has a value alone
+    values_again = values_seen(open_source(args).load()[0])
+    assert values_again == seen
+    args.seed = 1
+    other = values_seen(open_source(args).load()[0])
+    assert len(other & seen) < 0.4 * len(seen)  # those that are equal by chance
+    held_out = set(targets[:, :3].ravel().tolist())
+    assert len(held_out & seen) < 0.4 * len(held_out)
+
+
+def test_one_image_with_noise_is_validated_on_that_noise(tmp_path):
+    args = options(data=flat_folder(tmp_path / "flat", 1), target="self", noise=data.Gaussian(25), patches=4000)
+    source = open_source(args)
+    pairs, (_, targets) = source.load()
+    assert source.facts["validation"].startswith("the same image; on hidden pixels")
+    assert set(targets[:, :3].ravel().tolist()) <= values_seen(pairs) and len(values_seen(pairs)) <= 3 * 160 * 160
 
 
 def test_target_self_validates_on_given_pairs(folder, tmp_path):
@@ -89,7 +121,8 @@ def test_dead_leaves_get_noise_with_target_self(monkeypatch):
     assert args.noise == data.PixelSampling()
     assert source.target_shape == (6, 16, 16)
     pairs, (inputs, targets) = source.load()
-    assert pairs.target_shape == source.target_shape and targets.shape == inputs.shape
+    assert pairs.target_shape == source.target_shape == targets.shape[1:] and inputs.shape == (6, 3, 16, 16)
+    assert source.facts["validation"].endswith("the same in every run; on hidden pixels, against their noisy values")
     with pytest.raises(ValueError, match=r"dead leaves images \(no --data\) are clean: give --noise"):
         open_source(options(target="self", noise=data.NoNoise()))
     with pytest.raises(ValueError, match="--corrupt skip would have no effect without --data"):
@@ -209,3 +242,72 @@ def test_one_noisy_image_is_enough_to_learn_from(folder: Path, tmp_path: Path) -
     assert source.facts["validation"].startswith("the same image; on hidden pixels")
     with pytest.raises(ValueError, match="has one photo only: give others to validate on with --validation"):
         open_source(options(data=str(only), noise=data.Gaussian(25)))
+
+
+# ---- one image file ----
+def test_one_image_file(folder: Path, tmp_path: Path) -> None:
+    image = data.read_image(folder / "0.png")
+    np.save(tmp_path / "one.npy", image.astype(np.float32))
+    for path in (folder / "0.png", tmp_path / "one.npy"):
+        source = open_source(options(data=path, target="self"))
+        pairs, (inputs, targets) = source.load()
+        assert source.facts["data"] == f"1 image of {path}"
+        assert source.facts["validation"].startswith("the same image; on hidden pixels")
+        assert targets.shape == (6, 6, 16, 16) and np.isin(inputs, image).all()
+    gray = open_source(options(data=folder / "0.png", target="self", image_channels=1))
+    assert gray.image_shape == (1, 16, 16)
+    source = open_source(options(data=folder, noise=data.Gaussian(5), validation=folder / "1.png"))
+    assert source.facts["validation"] == f"1 image of {folder / '1.png'}"
+    assert source.load()[1][1].shape == (6, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"noise": data.Gaussian(5), "target": "noisy"}, "0.png has one photo only: give others to validate on"),
+        ({"corrupt": "skip"}, "--corrupt skip would have no effect with the one image"),
+        ({"patch_size": 200}, r"0\.png \(160 x 170\) must be at least 200 x 200 pixels"),
+        ({"data": "text.png"}, r"cannot read '.*text\.png'"),
+        ({"data": "missing.png"}, r"there is no folder or file '.*missing\.png'"),
+    ],
+)
+def test_one_image_file_that_is_none(folder: Path, change: dict[str, Any], message: str) -> None:
+    (folder / "text.png").write_text("no image")
+    given = {"target": "self"} | change
+    with pytest.raises((ValueError, OSError), match=message):
+        open_source(options(**given | {"data": folder / given.pop("data", "0.png")}))
+
+
+# ---- a run's own pictures ----
+def test_pictures_of_the_output_folder_are_not_learned_from(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = folder / "runs" / "first"
+    run.mkdir(parents=True)
+    for name in ("curves.png", "examples.png"):
+        data.write_image(run / name, np.zeros((3, 170, 170), np.uint8))
+    noise = data.Gaussian(5)
+    monkeypatch.chdir(folder)
+
+    def opened(where: str | Path, output: Path) -> sources.Source:
+        args = options(data=where, noise=noise)
+        args.output = output
+        return open_source(args)
+
+    for where, output in ((folder, run), (".", Path("runs/first")), (folder, Path("runs/../runs/first")), (".", run)):
+        source = opened(where, output)
+        assert source.facts["data"] == f"5 images of {where}"  # and one to validate on
+    # The output folder may be that of the photographs.
+    for name in ("curves.png", "examples.png"):
+        (run / name).rename(folder / name)
+    assert opened(".", Path(".")).facts["data"] == "5 images of ."
+    assert opened(".", Path("elsewhere")).facts["data"] == "7 images of ."
+    (run / "a.png").write_bytes((folder / "0.png").read_bytes())
+    with pytest.raises(ValueError, match="has no images but those of the output folder"):
+        opened(run.parent, run)
+
+
+def test_a_network_that_is_told_the_noise_level_needs_one(folder: Path) -> None:
+    for noise in (None, data.NoNoise()):
+        with pytest.raises(ValueError, match="--network ffdnet takes the noise level, and --target self takes the im"):
+            open_source(options(network="ffdnet", noise_map=True, data=folder, target="self", noise=noise))
+    source = open_source(options(network="ffdnet", noise_map=True, data=folder, target="self", noise=data.Gaussian(25)))
+    assert (source.input_shape, source.target_shape) == ((4, 16, 16), (6, 16, 16))

@@ -25,20 +25,8 @@ from npconv.model import Model
 pytest.importorskip("matplotlib")
 
 COLUMNS = ["epoch", "loss", "validation_mse", "psnr_mean", "psnr_pooled", "seconds", "lr"]
-SMALL = (
-    "--network",
-    "strided",
-    "--channels",
-    "4",
-    "--patches",
-    "64",
-    "--validation-pairs",
-    "8",
-    "--epochs",
-    "2",
-    "--patch-size",
-    "16",
-)
+SMALL = ("--network", "strided", "--channels", "4", "--patches", "64", "--validation-pairs", "8", "--epochs", "2",
+         "--patch-size", "16")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +83,7 @@ def test_a_run_writes_its_folder(train, tmp_path, capsys):
 
 def test_the_model_is_that_of_the_best_epoch(train, photos, tmp_path):
     # So large a learning rate makes the PSNR go up and down.
-    assert train("--epochs", "6", "--lr", "8", "--momentum", "0", "--schedule", "none") == 0
+    assert train("--epochs", "6", "--lr", "8", "--momentum", "0", "--schedule", "none", "--seed", "1") == 0
     history = rows(tmp_path / "run")
     best = max(history, key=lambda row: float(row["psnr_mean"]))
     assert best["epoch"] != "6"
@@ -119,7 +107,7 @@ def test_without_arguments_it_learns_from_dead_leaves(tmp_path, monkeypatch, cap
     assert (tmp_path / "npconv-run" / "model.h5").is_file()
     options = json.loads((tmp_path / "npconv-run" / "options.json").read_text())
     assert options["network"] == "unet" and options["target"] == "noisy" and options["optimizer"] == "adam"
-    assert (options["lr"], options["momentum"], options["noise"]) == (1.5e-3, None, "pixel-sampling:5-8")
+    assert (options["lr"], options["momentum"], options["noise"]) == (2e-3, None, "pixel-sampling:5-8")
     assert (options["time"], options["epochs"]) == (0.5, None)
     assert "dead leaves" in capsys.readouterr().out
 
@@ -173,6 +161,8 @@ def test_ready_made_pairs(train, tmp_path, capsys):
     status = main([*arguments, "--noise", "gaussian:5", "--patches", "3", "-o", str(tmp_path / "other")])
     error = only_error(capsys, status)
     assert "holds ready-made pairs: --noise, --patches would have no effect" in error
+    status = main([*arguments, "--no-augment", "-o", str(tmp_path / "other")])
+    assert "holds ready-made pairs: --no-augment would have no effect" in only_error(capsys, status)
     assert not (tmp_path / "other").exists()
 
 
@@ -343,6 +333,37 @@ def test_a_collapse_reaches_the_user_in_plain_words(train, tmp_path, capsys):
     assert "training has collapsed: the " in error and "Train again with a smaller learning rate" in error
     assert "So far no epoch had ended, so nothing was saved." in error
     assert not (tmp_path / "run" / "model.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "kept"), [("model", "no epoch had ended, so nothing"), ("history", "best epoch, 1 (")]
+)
+def test_an_error_on_the_way_says_what_the_folder_holds(train, capsys, monkeypatch, place, kept):
+    """The disk is full when the first model is written, or the history of the second epoch."""
+    written = run_folder.RunFolder._write
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    def full_later(folder, *arguments):
+        (full if len(folder._history) == 2 else written)(folder, *arguments)
+
+    if place == "model":
+        monkeypatch.setattr(Model, "save", full)
+    else:
+        monkeypatch.setattr(run_folder.RunFolder, "_write", full_later)
+    status = train("--lr", "0")  # the first epoch stays the best
+    first, second = capsys.readouterr().err.splitlines()
+    assert status == 1 and first.startswith("npconv train: stopped by an error: ") and kept in first
+    assert second == "npconv train: error: [Errno 28] No space left on device"
+
+
+def test_an_error_before_training_is_one_line(train, capsys, monkeypatch):
+    def unreadable(*_):
+        raise ValueError("cannot read a.png")
+
+    monkeypatch.setattr(data.PatchPairs, "take", unreadable)
+    assert only_error(capsys, train(), 1) == "npconv train: error: cannot read a.png"
 
 
 def test_unexpected_errors_keep_their_traceback(train, monkeypatch):

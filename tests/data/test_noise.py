@@ -79,6 +79,11 @@ def test_poisson_variance_is_that_of_photons():
     np.testing.assert_allclose(photons, np.rint(photons), atol=1e-4)
 
 
+def test_the_largest_peak_can_be_drawn():
+    noisy, clean = Poisson(1e18).corrupt(np.full((1, 8, 8), 255, np.uint8), np.random.default_rng(0))
+    np.testing.assert_allclose(noisy[0], clean, rtol=1e-6)
+
+
 def test_pixel_sampling_takes_one_pixel_of_each_block_the_same_for_all_channels():
     photo = numbered_photo(3, 24, 31)  # 31: a remainder is left out
     noisy, clean = PixelSampling(6, 6).corrupt(photo, np.random.default_rng(0), copies=2)
@@ -201,6 +206,8 @@ def test_text_of_a_noise():
         ("gaussian:5-", r"sigma \(='5-'\) is not a number, and no range of two"),
         ("gaussian:1-2-3", r"sigma \(='1-2-3'\) is not a number"),
         ("poisson:0-30", r"peak \(=0.0\) must be greater than 0"),
+        ("poisson:1e19", r"peak \(=1e\+19\) must be at most 1e\+18 photons: more cannot be drawn"),
+        ("poisson:1-1e30", r"largest \(=1e\+30\) must be at most 1e\+18 photons"),
         ("poisson:30-20", r"largest \(=20.0\) must be at least peak \(=30\)"),
         ("none:3", "none takes no number"),
         ("gaussian:nan", r"sigma \(=nan\) must be finite"),

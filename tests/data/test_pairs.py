@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import h5py
 import numpy as np
@@ -221,9 +222,26 @@ def test_augmentation_gives_the_8_poses_alike_to_both_images(augment):
         assert set(seen) == {(0, 50, 100, 150)}
 
 
+def photo_order(photos: int, count: int, **options: int) -> np.ndarray:
+    """The first `count` that are drawn."""
+    pools, found = _photo_order(photos, count, np.random.default_rng(0), **options), []
+    while sum(map(len, found)) < count:
+        found.append(next(pools))
+    return np.concatenate(found)[:count]
+
+
+def test_the_order_of_an_epoch_is_drawn_pool_by_pool():
+    """Beginning an epoch of ten million patches takes no longer, and no more memory, than one of a thousand."""
+    pairs = PatchPairs(photos_of(*range(100)), Gaussian(0), patches=10**7, patch_size=2)
+    assert len(next(_photo_order(100, 10**7, np.random.default_rng(0)))) == 8 * 50
+    started = time.perf_counter()
+    inputs, _ = next(pairs.batches(8, np.random.default_rng(0)))
+    assert inputs.shape == (8, 3, 2, 2) and time.perf_counter() - started < 0.2
+
+
 @pytest.mark.parametrize(("photos", "count"), [(1, 5), (7, 5), (7, 70), (64, 512), (200, 3200), (300, 100)])
 def test_photos_are_drawn_equally_often(photos, count):
-    order = _photo_order(photos, count, np.random.default_rng(0))
+    order = photo_order(photos, count)
     counts = np.bincount(order, minlength=photos)
     assert order.shape == (count,)
     assert len(counts) == photos
@@ -236,7 +254,7 @@ def test_photos_are_drawn_equally_often(photos, count):
 
 
 def test_photos_of_a_batch_are_mixed():
-    order = _photo_order(200, 10000, np.random.default_rng(0))
+    order = photo_order(200, 10000)
     different = [len(set(order[start : start + 32].tolist())) for start in range(0, 9984, 32)]
     # 32 draws with replacement from 64 photos: 64 (1 - (63/64)^32) = 25.3 different ones
     assert np.mean(different) > 23
