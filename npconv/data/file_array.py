@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,3 +40,22 @@ class FileArray:
 
     def __setitem__(self, index: Any, values: np.ndarray) -> None:
         self._map()[index] = values
+
+
+def reserve(path: Path) -> None:
+    """Give a file the room on the disk that its length needs.
+
+    A new file that is mapped has holes, and where the disk is full, writing into them ends the process (SIGBUS). Raises
+    OSError that says so instead, before anything is written.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(path, "rb+") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                return  # a file system that cannot tell
+            text = f"the disk of {str(path.parent)!r} has too little room for {size:,} bytes: {error.strerror}"
+            raise OSError(error.errno, text) from error

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from .headers import header
-from .images import ENDINGS, read_image
+from .headers import header, page_count
+from .images import ENDINGS, damage_named, read_image
 from .lazy import CACHE_BYTES, LazyPhotos
 from .mapped import MappedImage, mapped_image
 from .photos import checked_photo
+from .tiff import read_page
 from .values import check_scale, in_8bit_steps, with_channels
 
-__all__ = ["FolderPhotos"]
+__all__ = ["FolderPhotos", "image_names"]
 
 _SAMPLE = 16  # files whose headers tell how much memory photographs take
 _LAYOUTS = 4096  # files of which it is remembered where their pixels lie
@@ -26,10 +29,14 @@ class FolderPhotos(LazyPhotos):
     """The image files of a folder and its subfolders, in the order of their paths, read when they are asked
     for.
 
-    folder: PNG, JPEG, TIFF and NPY files, as `read_image` reads them; hidden files and folders are passed
-    over. channels: 1 or 3, to which every photograph is converted; an alpha channel is dropped. cache_bytes:
-    how much of what was read is remembered, the least recently used forgotten first. 16-bit files are scaled
-    to 0..255, float32; floats must be 0..255 already.
+    folder: PNG, JPEG, TIFF and NPY files, as `read_image` reads them; each page of a TIFF stack is a photograph,
+    "stack.tif[3]", read alone. Passed over are hidden files and folders, and subfolders that hold what an
+    `npconv train` wrote (options.json with model.h5 or history.csv); other results, such as those of `npconv
+    denoise`, are better kept elsewhere. A subfolder that cannot be opened is named in a warning.
+
+    channels: 1 or 3, to which every photograph is converted; an alpha channel is dropped. cache_bytes: how much of
+    what was read is remembered, the least recently used forgotten first. 16-bit files are scaled to 0..255,
+    float32; floats must be 0..255 already.
 
     corrupt: "fail", drawing from a file that cannot be read raises ValueError that names it; "skip", it is named
     once in a warning, and `PatchPairs` draws from the next one instead. `photos[i]` raises in both cases.
@@ -44,30 +51,41 @@ class FolderPhotos(LazyPhotos):
         if channels not in (1, 3):
             raise ValueError(f"channels (={channels}) must be 1 (gray) or 3 (RGB)")
         self._folder = Path(folder)
-        self._names = _image_names(self._folder)
-        if not self._names:
+        # The files, and of each photograph which file it is in and which page of it (None of an only one).
+        self._files = image_names(self._folder)
+        self._places = [
+            (number, page) for number, name in enumerate(self._files) for page in _pages(self._folder / name)
+        ]
+        if not self._files:
             endings = ", ".join(ENDINGS)
             raise FileNotFoundError(f"no images in {str(folder)!r}: files that end in {endings} are read")
         self.channels = channels
         self._layouts: dict[int, MappedImage | None] = {}
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._places)
 
     def path(self, index: int) -> Path:
         """The file of photograph `index`."""
-        return self._folder / self._names[index]
+        return self._folder / self._files[self._places[index][0]]
 
     @property
     def names(self) -> list[str]:
         return [self.name(i) for i in range(len(self))]
 
     def name(self, index: int) -> str:
-        return self._names[index].replace(os.sep, "/")
+        number, page = self._places[index]
+        return self._files[number].replace(os.sep, "/") + ("" if page is None else f"[{page}]")
 
     def _load(self, index: int) -> np.ndarray:
-        path = self.path(index)
-        photo = checked_photo(read_image(path), str(path))
+        path, page = self.path(index), self._places[index][1]
+        if page is None:
+            photo = checked_photo(read_image(path), str(path))
+        else:
+            name = f"{path}[{page}]"
+            with damage_named(name):
+                photo = read_page(path, page)
+            photo = checked_photo(photo, name)
         return np.ascontiguousarray(with_channels(photo, self.channels))
 
     # ---- large files ----
@@ -79,7 +97,8 @@ class FolderPhotos(LazyPhotos):
         layout = self._layout(index)
         if layout is None:
             return super()._region(index, top, left, height, width)
-        name = str(layout.path)
+        page = self._places[index][1]
+        name = str(layout.path) + ("" if page is None else f"[{page}]")
         try:
             region = in_8bit_steps(layout.region(top, left, height, width), name)
         except (OSError, ValueError) as error:
@@ -91,14 +110,14 @@ class FolderPhotos(LazyPhotos):
         if index not in self._layouts:
             while len(self._layouts) >= _LAYOUTS:
                 del self._layouts[next(iter(self._layouts))]
-            self._layouts[index] = self._find_layout(self.path(index))
+            self._layouts[index] = self._find_layout(self.path(index), self._places[index][1] or 0)
         return self._layouts[index]
 
-    def _find_layout(self, path: Path) -> MappedImage | None:
+    def _find_layout(self, path: Path, page: int) -> MappedImage | None:
         # A small file is small when it is read, but for 16 bits, which become 32.
         if not path.is_file() or not self._is_large(2 * path.stat().st_size):
             return None
-        layout = mapped_image(path)
+        layout = mapped_image(path, page)
         if layout is not None and layout.dtype.kind == "f":
             # The scale of a dark region alone could not be told.
             steps = [max(1, side // _LOOK) for side in layout.size]
@@ -122,16 +141,45 @@ class FolderPhotos(LazyPhotos):
         return self._sampled_bytes
 
 
-def _image_names(folder: Path) -> list[str]:
-    """The paths, within a folder, of every image file under it that is not hidden, sorted folder by folder."""
+def _pages(path: Path) -> list[int | None]:
+    """[None] of a file with one image, else the numbers of its pages; nothing is opened but TIFF files."""
+    try:
+        count = page_count(path) if path.suffix.lower() in (".tif", ".tiff") and path.is_file() else 1
+    except (OSError, ValueError):
+        count = 1  # reading it says what is wrong
+    return [None] if count == 1 else list(range(count))
+
+
+def image_names(folder: Path, recursive: bool = True) -> list[str]:
+    """The paths, within a folder, of every image file in it that is not hidden, sorted folder by folder.
+
+    recursive: whether to look into its subfolders too. Raises FileNotFoundError, NotADirectoryError, PermissionError.
+    """
     if not folder.exists():
         raise FileNotFoundError(f"there is no folder {str(folder)!r}")
     if not folder.is_dir():
         raise NotADirectoryError(f"{str(folder)!r} is not a folder")
     names: list[str] = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for parent, folders, files in os.walk(folder, onerror=_unreadable(folder)):
         within = os.path.relpath(parent, folder)
+        if within != os.curdir and _is_run(files):
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")] if recursive else []
         images = [name for name in files if name.lower().endswith(ENDINGS) and not name.startswith(".")]
         names += images if within == os.curdir else [os.path.join(within, name) for name in images]
     return sorted(names, key=lambda name: name.split(os.sep))
+
+
+def _is_run(files: list[str]) -> bool:
+    """Whether these are the files of an `npconv train`: its pictures are no photographs."""
+    return "options.json" in files and ("model.h5" in files or "history.csv" in files)
+
+
+def _unreadable(folder: Path) -> Callable[[OSError], None]:
+    def tell(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise error
+        warnings.warn(f"passed over: {error.filename!r} cannot be opened ({error.strerror})", stacklevel=5)
+
+    return tell

@@ -27,7 +27,7 @@ __all__ = ["HDF5Pairs", "HDF5Photos", "dataset_names", "write_images", "write_pa
 
 _SAMPLE = 16  # pairs that are read when a file is opened, to see their scale
 _CHUNK_CACHE = 2**26  # bytes; for files by others, whose chunks may hold many images
-_CHUNK_SIDE = 512  # pixels: a patch of a large image then costs at most four chunks
+CHUNK_SIDE = 512  # pixels: a patch of a large image then costs at most four chunks
 
 
 class HDF5Photos(LazyPhotos):
@@ -66,7 +66,7 @@ class HDF5Photos(LazyPhotos):
 
     def _check_scale(self) -> None:
         """Of large images, whose regions may be dark: by a look at places all over the data set."""
-        side = min(_CHUNK_SIDE, self._height, self._width)
+        side = min(CHUNK_SIDE, self._height, self._width)
         places = np.linspace(0, 1, _SAMPLE)
         largest = []
         for index, place in zip(np.linspace(0, len(self) - 1, _SAMPLE, dtype=np.intp), places, strict=True):
@@ -181,7 +181,10 @@ def write_pairs(path: str | Path, inputs: np.ndarray, targets: np.ndarray) -> No
 
 
 def dataset_names(path: str | Path) -> list[str]:
-    """The names of the data sets at the top of an HDF5 file; raises as `HDF5Photos` for other files."""
+    """The names of the data sets of an HDF5 file, those in groups as "group/name".
+
+    Raises as `HDF5Photos` for other files.
+    """
     with _opened(Path(path)) as file:
         return _names(file)
 
@@ -190,7 +193,7 @@ def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes a new file beside `path` that then takes its place: a crash leaves the old one whole."""
     with whole_file(path) as part, h5py.File(part, "w") as file:
         for name, images in arrays.items():
-            chunks = (1, images.shape[1], *(min(side, _CHUNK_SIDE) for side in images.shape[2:]))
+            chunks = (1, images.shape[1], *(min(side, CHUNK_SIDE) for side in images.shape[2:]))
             file.create_dataset(name, data=images, chunks=chunks, fletcher32=True)
 
 
@@ -221,7 +224,15 @@ def _sample(dataset: h5py.Dataset) -> np.ndarray:
 
 
 def _names(file: h5py.File) -> list[str]:
-    return [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
+    """Of all data sets, in groups too; links are followed at the top only, where they cannot lead in circles."""
+    names = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
+
+    def note(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset) and name not in names:
+            names.append(name)
+
+    file.visititems(note)
+    return names
 
 
 def _described(dataset: h5py.Dataset) -> str:

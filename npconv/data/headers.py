@@ -1,25 +1,27 @@
-"""How large an image file's picture is, from its header."""
+"""How large an image file's pictures are, and how many, from its header."""
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 
-from ..extras import require
+from . import tiff_file
+from .layouts import usual_layout
+from .pillow_images import opened
 
-__all__ = ["header"]
+__all__ = ["header", "page_count"]
 
 
 def header(path: Path) -> tuple[tuple[int, int], int]:
     """The sides of an image file's picture, the shorter one first, and the bytes that a value of it takes once read.
 
-    Nothing is decoded. Raises ValueError that names a file without a header.
+    Of a TIFF file with several pages, which are alike, those of each. Nothing is decoded. Raises ValueError that
+    names a file without a header.
     """
     try:
         shape, itemsize = _header(path)
-        short, long = sorted(shape)[-2:]  # at most 4 channels
+        short, long = sorted(shape)
     except ImportError:
         raise
     except Exception as error:  # decoders raise whatever they like on a damaged file
@@ -27,18 +29,28 @@ def header(path: Path) -> tuple[tuple[int, int], int]:
     return (int(short), int(long)), itemsize
 
 
-def _header(path: Path) -> tuple[tuple[int, ...], int]:
+def page_count(path: Path) -> int:
+    """How many images a file holds, 1 or, of a TIFF file, more; ValueError that names one that is cut off."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return 1
+    try:
+        return tiff_file.page_count(path)
+    except ImportError:
+        raise
+    except Exception as error:
+        raise ValueError(f"cannot read {str(path)!r}: {error}") from error
+
+
+def _header(path: Path) -> tuple[tuple[int, int], int]:
     ending = path.suffix.lower()
     if ending == ".npy":
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        return array.shape, _as_read(array.dtype)
+        return usual_layout(array.shape).full(array.shape)[2:], _as_read(array.dtype)
     if ending in (".tif", ".tiff"):
-        with require("tifffile").TiffFile(path) as file:
-            return file.series[0].shape, _as_read(file.series[0].dtype)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the size, which is what is asked for
-        with require("PIL.Image").open(path) as image:
-            return (image.height, image.width), 4 if image.mode.startswith(("I", "F")) else 1
+        held = tiff_file.contents(path)
+        return held.shape[2:], _as_read(held.dtype)
+    with opened(path) as image:
+        return (image.height, image.width), 4 if image.mode.startswith(("I", "F")) else 1
 
 
 def _as_read(dtype: np.dtype) -> int:

@@ -1,4 +1,4 @@
-"""Image files to arrays and back: PNG, JPEG, TIFF and NPY.
+"""Image files to arrays and back: PNG, JPEG, TIFF and NPY, one image a file.
 
     file  <->  (C, H, W) array in the file's own dtype; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha
 
@@ -15,11 +15,14 @@ extra.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from .pillow_images import read_pillow, write_jpeg, write_png
+from .layouts import image_layout
+from .pillow_images import read_pillow, write_pillow
 from .tiff import read_tiff, write_tiff
 
 __all__ = ["ENDINGS", "read_image", "write_image"]
@@ -31,21 +34,17 @@ def read_image(path: str | Path) -> np.ndarray:
     """Reads an image file into a (C, H, W) array of the file's own dtype.
 
     Palette images become RGB, 1-bit images gray of 0 and 255, transparency a last channel, CMYK RGB; an EXIF
-    orientation is applied. Arrays in NPY and TIFF files may be (H, W), (H, W, C) or (C, H, W), C at most 4;
-    where the first and the last axis could both be the channels, an NPY file is taken as (C, H, W), which is
-    what `write_image` writes. Raises FileNotFoundError, and ValueError that names the file if it isn't such
-    an image or can't be read whole.
+    orientation is applied. Arrays in NPY files may be (H, W), (H, W, C) or (C, H, W), C at most 4; where the
+    first and the last axis could both be the channels, it is (C, H, W), which is what `write_image` writes. Of
+    TIFF files the samples of a pixel are channels, and anything else is pages. Raises FileNotFoundError, and
+    ValueError that names the file if it isn't such an image, has several pages, or can't be read whole.
     """
     path = Path(path)
     reader = _READERS[_ending(path)]
     if not path.is_file():
         raise FileNotFoundError(f"there is no image file {str(path)!r}")
-    try:
+    with damage_named(str(path)):
         return reader(path)
-    except (ImportError, MemoryError):
-        raise
-    except Exception as error:  # decoders raise whatever they like on a damaged file
-        raise ValueError(f"cannot read {str(path)!r}: {error}") from error
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
@@ -59,15 +58,16 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     writer(path, _check_image(np.asarray(image)))
 
 
-def _channels_first(array: np.ndarray) -> np.ndarray:
-    """An (H, W), (C, H, W) or (H, W, C) array as (C, H, W); C is at most 4."""
-    if array.ndim == 2:
-        return array[np.newaxis]
-    if array.ndim == 3 and 1 <= array.shape[0] <= 4:
-        return array
-    if array.ndim == 3 and 1 <= array.shape[2] <= 4:
-        return np.ascontiguousarray(array.transpose(2, 0, 1))
-    raise ValueError(f"its array of shape {array.shape} must be (H, W), (H, W, C) or (C, H, W), C at most 4")
+@contextmanager
+def damage_named(name: str) -> Iterator[None]:
+    """ValueError that says what cannot be read, of whatever decoders raise on a damaged file."""
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:
+        known = str(error).startswith((repr(name), "cannot read"))
+        raise ValueError(str(error) if known else f"cannot read {name!r}: {error}") from error
 
 
 def _ending(path: Path) -> str:
@@ -92,7 +92,8 @@ def _read_npy(path: Path) -> np.ndarray:
     array = np.load(path, allow_pickle=False)
     if array.dtype.kind not in "buif" or array.size == 0:
         raise ValueError(f"an array of shape {array.shape} and dtype {array.dtype} is not an image")
-    array = _channels_first(array)
+    everything = slice(None)
+    array = np.ascontiguousarray(image_layout(array.shape).read(array, everything, everything, everything)[0])
     return array * np.uint8(255) if array.dtype == bool else array
 
 
@@ -110,9 +111,9 @@ _READERS = {
     ".npy": _read_npy,
 }
 _WRITERS = {
-    ".png": write_png,
-    ".jpg": write_jpeg,
-    ".jpeg": write_jpeg,
+    ".png": write_pillow,
+    ".jpg": write_pillow,
+    ".jpeg": write_pillow,
     ".tif": write_tiff,
     ".tiff": write_tiff,
     ".npy": _write_npy,

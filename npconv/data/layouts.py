@@ -82,3 +82,11 @@ def usual_layout(shape: Sequence[int]) -> Layout:
     raise ValueError(
         f"an array of shape {tuple(shape)} is neither an image nor a stack of images of at most 4 channels"
     )
+
+
+def image_layout(shape: Sequence[int]) -> Layout:
+    """The layout of an array that is one image: (H, W), (C, H, W) or (H, W, C); ValueError for any other shape."""
+    layout = usual_layout(shape) if len(shape) in (2, 3) else None
+    if layout is None or "N" in layout.axes:
+        raise ValueError(f"its array of shape {tuple(shape)} must be (H, W), (H, W, C) or (C, H, W), C at most 4")
+    return layout

@@ -18,15 +18,14 @@ if TYPE_CHECKING:
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # pillow's names, by the number of channels
 _JPEG_QUALITY = 95
 MOST_PIXELS = 20_000**2  # a file that claims more is refused: it would fill the memory
+MOST_EXIF = 65_533  # bytes of a JPEG's marker
 _STRIP = 256  # rows that are copied out of a picture at a time
 _opening = threading.Lock()
 
 
 def read_pillow(path: Path) -> np.ndarray:
     """A PNG or JPEG file as (C, H, W): uint8, or uint16 for 16-bit gray."""
-    # pillow decodes 16-bit colour to 8 bits without a word, so that is refused here.
-    if path.suffix.lower() == ".png" and _png_is_deep_colour(path):
-        raise ValueError("pillow cannot read 16-bit PNGs with colours or alpha: convert it to TIFF or NPY")
+    _check_depth(path)
     with opened(path) as image:
         return pillow_to_array(image)
 
@@ -57,27 +56,15 @@ def read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 
     Pixels are as for `read_pillow`. At the most, the picture is in memory twice.
     """
-    if path.suffix.lower() == ".png" and _png_is_deep_colour(path):
-        raise ValueError("pillow cannot read 16-bit PNGs with colours or alpha: convert it to TIFF or NPY")
-    from PIL import ImageOps
-
+    _check_depth(path)
     with opened(path) as image:
         notes = {key: image.info[key] for key in ("icc_profile", "dpi") if image.info.get(key)}
         if image.mode not in ("1", "P", "PA", "I", "I;16", *_MODES.values()):
             notes.pop("icc_profile", None)  # a profile of inks, say: the pixels become RGB
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)  # takes the orientation out of the EXIF data too
+        array = _pixels(image, channels_first=False)
         if len(image.getexif()):
             notes["exif"] = image.getexif().tobytes()
-        deep = image.mode.startswith("I")
-        mode = image.mode if deep else _plain_mode(image)
-        channels = 1 if deep else len(mode)
-        shape = (image.height, image.width, *([channels] if channels > 1 else []))
-        array = np.empty(shape, np.uint16 if deep else np.uint8)
-        for top in range(0, image.height, _STRIP):
-            part = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
-            array[top : top + _STRIP] = np.asarray(part if part.mode == mode else part.convert(mode))
-    return array, notes
+    return array[:, :, 0] if array.shape[2] == 1 else array, notes
 
 
 def check_picture(path: Path, channels: int, dtype: np.dtype) -> None:
@@ -88,7 +75,7 @@ def check_picture(path: Path, channels: int, dtype: np.dtype) -> None:
 
 def write_picture(path: Path, array: np.ndarray, notes: dict[str, Any]) -> None:
     """Write an (H, W) or (H, W, C) array, with the `notes` that `read_picture` gives."""
-    picture = require("PIL.Image").fromarray(array)
+    picture: Image = require("PIL.Image").fromarray(array)
     kept = {key: notes[key] for key in ("icc_profile", "dpi", "exif") if key in notes}
     if path.suffix.lower() == ".png":
         picture.save(path, format="PNG", **kept)
@@ -98,27 +85,34 @@ def write_picture(path: Path, array: np.ndarray, notes: dict[str, Any]) -> None:
 
 def pillow_to_array(image: Image) -> np.ndarray:
     """A pillow image, turned upright and without a palette, as (C, H, W)."""
+    return _pixels(image, channels_first=True)
+
+
+def _pixels(image: Image, channels_first: bool) -> np.ndarray:
+    """An image's pixels, upright, as (C, H, W) or (H, W, C); copied in strips, so that nothing is in memory thrice."""
     from PIL import ImageOps
 
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit gray: I;16, and I in some versions of pillow
-        return np.asarray(image).astype(np.uint16)[np.newaxis]
-    mode = _plain_mode(image)
-    array = np.array(image if image.mode == mode else image.convert(mode))
-    # (H, W) -> (1, H, W), (H, W, C) -> (C, H, W)
-    return array[np.newaxis] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)  # takes the orientation out of the EXIF data too
+    deep = image.mode.startswith("I")  # 16-bit gray: I;16, and I in some versions of pillow
+    mode = image.mode if deep else _plain_mode(image)
+    channels = 1 if deep else len(mode)
+    shape = (channels, image.height, image.width) if channels_first else (image.height, image.width, channels)
+    array = np.empty(shape, np.uint16 if deep else np.uint8)
+    upright = array.transpose(1, 2, 0) if channels_first else array
+    for top in range(0, image.height, _STRIP):
+        part = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+        pixels = np.asarray(part if part.mode == mode else part.convert(mode))
+        upright[top : top + _STRIP] = pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
+    return array
 
 
-def write_png(path: Path, image: np.ndarray) -> None:
-    """Writes a (C, H, W) image: uint8, or uint16 if C is 1."""
-    _check_png(image.shape[0], image.dtype)
-    _picture(image).save(path, format="PNG")
-
-
-def write_jpeg(path: Path, image: np.ndarray) -> None:
-    """Writes a (C, H, W) uint8 image, C 1 or 3, at quality 95."""
-    _check_jpeg(image.shape[0], image.dtype)
-    _picture(image).save(path, format="JPEG", quality=_JPEG_QUALITY)
+def write_pillow(path: Path, image: np.ndarray) -> None:
+    """Writes a (C, H, W) image as a PNG (uint8, or uint16 if C is 1) or JPEG (uint8, C 1 or 3, quality 95)."""
+    check_picture(path, image.shape[0], image.dtype)
+    pixels = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
+    # Native byte order: pillow takes big-endian arrays for something else.
+    write_picture(path, np.ascontiguousarray(pixels, dtype=image.dtype.newbyteorder("=")), {})
 
 
 def _check_png(channels: int, dtype: np.dtype) -> None:
@@ -135,14 +129,6 @@ def _check_jpeg(channels: int, dtype: np.dtype) -> None:
         raise ValueError(f"JPEG holds uint8, not {dtype}: convert, or use TIFF or NPY")
 
 
-def _picture(image: np.ndarray) -> Image:
-    pixels = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
-    # Native byte order: pillow takes big-endian arrays for something else.
-    native = np.ascontiguousarray(pixels, dtype=image.dtype.newbyteorder("="))
-    picture: Image = require("PIL.Image").fromarray(native)
-    return picture
-
-
 def _plain_mode(image: Image) -> str:
     """The one of L, LA, RGB and RGBA that holds the image whole."""
     gray = image.mode in ("1", "L", "LA", "La")
@@ -150,8 +136,11 @@ def _plain_mode(image: Image) -> str:
     return _MODES[(1 if gray else 3) + alpha]
 
 
-def _png_is_deep_colour(path: Path) -> bool:
-    """Whether a PNG has 16 bits and several channels: byte 24 is its depth, byte 25 its colour type."""
+def _check_depth(path: Path) -> None:
+    """ValueError for a PNG of 16 bits and several channels, which pillow decodes to 8 bits without a word."""
+    if path.suffix.lower() != ".png":
+        return
     with open(path, "rb") as file:
-        header = file.read(26)
-    return len(header) == 26 and header[24] == 16 and header[25] in (2, 4, 6)
+        header = file.read(26)  # byte 24 is the depth, byte 25 the colour type
+    if len(header) == 26 and header[24] == 16 and header[25] in (2, 4, 6):
+        raise ValueError("pillow cannot read 16-bit PNGs with colours or alpha: convert it to TIFF or NPY")

@@ -6,6 +6,7 @@ with new_stack(path, stack) as target:  target.write(pages, rows, columns, value
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +18,13 @@ import numpy as np
 
 from ..extras import require
 from ..whole_file import whole_file
-from .file_array import FileArray
+from .file_array import FileArray, reserve
+from .hdf5 import CHUNK_SIDE
 from .layouts import Layout
-from .pillow_images import check_picture, write_picture
-from .stacks import DATASET, HDF5_ENDINGS, Stack
+from .pillow_images import MOST_EXIF, check_picture, write_picture
+from .stacks import DATASET, HDF5_ENDINGS, PICTURE_ENDINGS, Stack
+from .tiff import sample_options
 
-_CHUNK_SIDE = 512  # pixels of the chunks of large pages in HDF5
 _CLASSIC_TIFF = 4 * 10**9  # bytes; a larger file needs 64-bit offsets: BigTIFF
 
 
@@ -44,7 +46,7 @@ def check_target(path: Path, stack: Stack) -> None:
     """ValueError, before anything is computed, if the format of `path` cannot hold such a stack."""
     pages, channels, _, _ = stack.shape
     ending = path.suffix.lower()
-    if ending in (".png", ".jpg", ".jpeg"):
+    if ending in PICTURE_ENDINGS:
         if pages > 1:
             raise ValueError(f"{ending} files hold one image, not {pages} pages: write TIFF, NPY or HDF5 with -o")
         check_picture(path, channels, stack.dtype)
@@ -60,6 +62,9 @@ def new_stack(path: str | Path, stack: Stack) -> Iterator[Target]:
     check_target(path, stack)
     _check_space(path.parent, stack)
     ending = path.suffix.lower()
+    if ending in (".jpg", ".jpeg") and len(stack.notes.get("exif", b"")) > MOST_EXIF:
+        size = len(stack.notes.pop("exif"))
+        warnings.warn(f"{path}: the EXIF data ({size:,} bytes) is left out: a JPEG has room for 64 KB", stacklevel=3)
     with whole_file(path) as part:
         if ending in HDF5_ENDINGS:
             with h5py.File(part, "w") as file:
@@ -79,7 +84,7 @@ def new_stack(path: str | Path, stack: Stack) -> Iterator[Target]:
 def _check_space(folder: Path, stack: Stack) -> None:
     """OSError before the work rather than after it, for large outputs."""
     needed = int(np.prod(stack.shape, dtype=object)) * stack.dtype.itemsize
-    if stack.path.suffix.lower() not in (".png", ".jpg", ".jpeg") and needed > shutil.disk_usage(folder).free:
+    if stack.path.suffix.lower() not in PICTURE_ENDINGS and needed > shutil.disk_usage(folder).free:
         raise OSError(f"the disk of {str(folder)!r} has too little room for {needed:,} bytes")
 
 
@@ -96,6 +101,7 @@ def _npy(part: Path, stack: Stack) -> Target:
     layout = stack.layout if kept else Layout("NCHW" if pages > 1 and channels > 1 else "NHW" if pages > 1 else "CHW")
     array = np.lib.format.open_memmap(part, "w+", stack.dtype, layout.shape(stack.shape))
     found = FileArray.of(array, part, writable=True)
+    reserve(part)
     return Target(found, layout)
 
 
@@ -106,28 +112,30 @@ def _tiff(part: Path, stack: Stack, ome: bool) -> Target:
         axes = notes["axes"].replace("S", "") + ("S" if stack.shape[1] > 1 else "")
         pages = [n for n, axis in zip(notes["tiff_shape"], notes["axes"], strict=True) if axis not in "YXS"]
         shape = (*pages, *shape[-2 - (stack.shape[1] > 1) :])
-    options: dict[str, Any] = {"photometric": "rgb" if stack.shape[1] >= 3 else "minisblack"}
-    if stack.shape[1] > 1:
-        options["planarconfig"] = "contig"
-    if stack.shape[1] in (2, 4):
-        options["extrasamples"] = ["unassalpha"]
+    options = sample_options(stack.shape[1])
     options.update({key: notes[key] for key in ("resolution", "resolutionunit") if key in notes})
     if "icc_profile" in notes:
         options["iccprofile"] = notes["icc_profile"]
     if "dpi" in notes:
         options.update(resolution=notes["dpi"], resolutionunit=2)
-    options.update(_kind(stack, axes, ome))
-    size = int(np.prod(shape, dtype=object)) * stack.dtype.itemsize
-    array = require("tifffile").memmap(part, shape=shape, dtype=stack.dtype, bigtiff=size > _CLASSIC_TIFF, **options)
+    large = int(np.prod(shape, dtype=object)) * stack.dtype.itemsize > _CLASSIC_TIFF
+    options.update(_kind(stack, axes, ome, large))
+    array = require("tifffile").memmap(part, shape=shape, dtype=stack.dtype, bigtiff=large, **options)
     found = FileArray.of(array, part, writable=True)
+    reserve(part)
     return Target(FileArray(part, found.dtype, found.offset, layout.shape(stack.shape), "C", True), layout)
 
 
-def _kind(stack: Stack, axes: str | None, ome: bool) -> dict[str, Any]:
-    """Whether it is to be an ImageJ, an OME or a plain TIFF, with the axes that it had."""
+def _kind(stack: Stack, axes: str | None, ome: bool, large: bool) -> dict[str, Any]:
+    """Whether it is to be an ImageJ, an OME or a plain TIFF, with the axes that it had; ImageJ's are never BigTIFF."""
     if axes is None:
         return {"metadata": None}
-    if "imagej" in stack.notes and stack.dtype.name in ("uint8", "uint16", "float32") and not set(axes) - set("TZCYXS"):
+    if (
+        "imagej" in stack.notes
+        and not large
+        and stack.dtype.name in ("uint8", "uint16", "float32")
+        and not set(axes) - set("TZCYXS")
+    ):
         return {"imagej": True, "metadata": {**stack.notes["imagej"], "axes": axes}}
     if stack.notes.get("ome") and ome and not set(axes) - set("TZCYXS"):
         return {"ome": True, "metadata": {"axes": axes}}
@@ -139,7 +147,7 @@ def _hdf5(file: h5py.File, stack: Stack) -> Target:
     kept = stack.path.suffix.lower() in (*HDF5_ENDINGS, ".npy")
     layout = stack.layout if kept else Layout("NCHW")
     shape = layout.shape(stack.shape)
-    sides = {"N": 1, "C": stack.shape[1], "H": _CHUNK_SIDE, "W": _CHUNK_SIDE}
+    sides = {"N": 1, "C": stack.shape[1], "H": CHUNK_SIDE, "W": CHUNK_SIDE}
     chunks = tuple(min(length, sides[axis]) for axis, length in zip(layout.axes, shape, strict=True))
     name = stack.notes.get("dataset", DATASET)
     dataset = file.create_dataset(name, shape, stack.dtype, chunks=chunks, fletcher32=True)

@@ -6,16 +6,17 @@
 | format    | pages                                   | in memory                         | kept besides pixels     |
 |-----------|-----------------------------------------|-----------------------------------|-------------------------|
 | PNG, JPEG | one                                     | all: the formats know no regions  | ICC profile, dpi, EXIF  |
-| TIFF      | any: T, Z and C of ImageJ and OME too   | a region; a page if it is packed  | ICC profile, resolution |
+| TIFF      | any: T, Z and C of ImageJ and OME too   | a region: `tiff_stacks` says more | ICC profile, resolution |
 | NPY       | (H, W), (C, H, W), ... : `usual_layout` | a region                          | layout                  |
 | HDF5      | as NPY, a data set of the file          | a region                          | layout, attributes      |
 
 An EXIF or TIFF orientation is applied. A TIFF file's channels are the samples of a pixel; anything else that it has
-several of are pages, fluorescence channels too.
+several of are pages, fluorescence channels too. An NPY or HDF5 array (2, H, W) is taken as gray and alpha.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,13 @@ import numpy as np
 
 from .file_array import FileArray
 from .hdf5 import _dataset, _names, _opened
-from .images import ENDINGS
+from .images import ENDINGS, damage_named
 from .layouts import Layout, usual_layout
 from .pillow_images import read_picture
 from .tiff_stacks import open_tiff
 
 HDF5_ENDINGS = (".h5", ".hdf5")
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
 STACK_ENDINGS = ENDINGS + HDF5_ENDINGS
 DATASET = "images"
 
@@ -49,12 +51,8 @@ class Stack:
 
     def read(self, pages: slice, rows: slice, columns: slice) -> np.ndarray:
         """A region as (n, C, h, w), bits as 0 and 255; ValueError that names the file if it is damaged."""
-        try:
+        with damage_named(str(self.path)):
             block = self.layout.read(self.array, pages, rows, columns)
-        except (ImportError, MemoryError):
-            raise
-        except Exception as error:  # decoders raise whatever they like on a damaged file
-            raise ValueError(f"cannot read {str(self.path)!r}: {error}") from error
         return block * np.uint8(255) if block.dtype == bool else block
 
     def close(self) -> None:
@@ -76,7 +74,9 @@ def open_stack(path: str | Path, axes: str | None = None, dataset: str | None = 
     axes: the order of the axes of an NPY or HDF5 array, or of a TIFF file's, such as "NHWC"; None: `usual_layout`,
     and for TIFF what the file says. dataset: of an HDF5 file; None is its only one, or `images`.
 
-    Raises FileNotFoundError; ValueError that names the file for one that is no such image, or is damaged.
+    Raises FileNotFoundError; ValueError that names the file for one that is no such image, or is damaged, and for axes
+    or a data set of a format that has no such choice. An array (2, H, W) is gray and alpha unless `axes` says else,
+    which a warning tells.
     """
     path = Path(path)
     ending = path.suffix.lower()
@@ -85,7 +85,11 @@ def open_stack(path: str | Path, axes: str | None = None, dataset: str | None = 
     if not path.is_file():
         raise FileNotFoundError(f"there is no image file {str(path)!r}")
     layout = None if axes is None else Layout.parse(axes)
-    try:
+    if dataset is not None and ending not in HDF5_ENDINGS:
+        raise ValueError(f"{str(path)!r} has no data sets: dataset (={dataset!r}) is for HDF5 files")
+    if layout is not None and ending in PICTURE_ENDINGS:
+        raise ValueError(f"{str(path)!r} is one picture: axes (={axes!r}) are for TIFF, NPY and HDF5 files")
+    with damage_named(str(path)):
         if ending in HDF5_ENDINGS:
             return _open_hdf5(path, layout, dataset)
         if ending == ".npy":
@@ -94,17 +98,17 @@ def open_stack(path: str | Path, axes: str | None = None, dataset: str | None = 
             return _stack(path, *open_tiff(path, layout))
         picture, notes = read_picture(path)
         return _stack(path, picture, Layout("HWC" if picture.ndim == 3 else "HW"), notes)
-    except (ImportError, MemoryError):
-        raise
-    except Exception as error:
-        text = str(error) if str(path) in str(error) else f"cannot read {str(path)!r}: {error}"
-        raise ValueError(text) from error
 
 
 def _stack(path: Path, array: Any, layout: Layout, notes: dict[str, Any], file: Any = None) -> Stack:
-    layout.check(array.shape)
-    if array.dtype.kind not in "buif":
-        raise ValueError(f"{array.dtype} values are no image's")
+    try:
+        layout.check(array.shape)
+        if array.dtype.kind not in "buif":
+            raise ValueError(f"{array.dtype} values are no image's")
+    except ValueError:
+        if file is not None:
+            file.close()
+        raise
     dtype = np.dtype(np.uint8) if array.dtype == bool else np.dtype(array.dtype)
     return Stack(path, array, layout, dtype, layout.full(array.shape), notes, file)
 
@@ -112,7 +116,7 @@ def _stack(path: Path, array: Any, layout: Layout, notes: dict[str, Any], file: 
 def _open_npy(path: Path, layout: Layout | None) -> Stack:
     # Object arrays cannot be mapped: that is an error, and nothing is unpickled.
     array = np.load(path, mmap_mode="r", allow_pickle=False)
-    return _stack(path, FileArray.of(array, path), layout or usual_layout(array.shape), {})
+    return _stack(path, FileArray.of(array, path), layout or _guessed(path, array.shape), {})
 
 
 def _open_hdf5(path: Path, layout: Layout | None, name: str | None) -> Stack:
@@ -120,10 +124,21 @@ def _open_hdf5(path: Path, layout: Layout | None, name: str | None) -> Stack:
     try:
         dataset = _dataset(file, name or _only_dataset(file, path))
         notes = {"dataset": dataset.name.lstrip("/"), "attributes": dict(dataset.attrs)}
-        return _stack(path, dataset, layout or usual_layout(dataset.shape), notes, file)
+        return _stack(path, dataset, layout or _guessed(path, dataset.shape), notes, file)
     except BaseException:
         file.close()
         raise
+
+
+def _guessed(path: Path, shape: tuple[int, ...]) -> Layout:
+    layout = usual_layout(shape)
+    if layout.axes in ("CHW", "HWC") and layout.full(shape)[1] == 2:
+        warnings.warn(
+            f"{path}: the array {shape} is read as gray and alpha; if it is 2 images, say so with the axes "
+            f"({layout.axes.replace('C', 'N')})",
+            stacklevel=4,
+        )
+    return layout
 
 
 def _only_dataset(file: h5py.File, path: Path) -> str:

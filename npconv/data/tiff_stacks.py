@@ -1,13 +1,11 @@
 """TIFF files of any number of pages, read a region or a page at a time.
 
-    uncompressed, in one piece  ->  FileArray            else  ->  Pages: one decoded page is remembered
-
-tifffile names the axes: Y, X, S (samples of a pixel), and others (T, Z, C, Q, I ...), which are all pages.
+What is uncompressed and in one piece is a FileArray. All else is Pages: strips and tiles are decoded when they are
+needed; of turned pages, palettes and what pillow decodes, whole pages, the last of which is remembered.
 """
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,75 +13,85 @@ import numpy as np
 
 from ..extras import require
 from .file_array import FileArray
-from .layouts import MOST_CHANNELS, Layout
+from .layouts import Layout
 from .tiff import page_image
+from .tiff_file import Contents, contents, opened_tiff, quiet
+from .tiff_segments import Segments
 
 _RESOLUTION = ("XResolution", "YResolution")
 
 
 class Pages:
-    """The pages of a TIFF file as an array (N, C, H, W); the last page that was decoded is remembered."""
+    """The pages of a TIFF file as an array (N, C, H, W).
 
-    def __init__(self, path: Path, numbers: list[int]) -> None:
-        self._path, self._numbers = path, numbers
+    The file stays open, so that a page is found without walking past those before it; `close` closes it.
+    """
+
+    def __init__(self, path: Path, held: Contents) -> None:
+        self._path, self._numbers = path, held.numbers
         self._last: tuple[int, np.ndarray] | None = None
-        first = self._page(0)
-        self.shape = (len(numbers), *first.shape)
-        self.dtype = first.dtype
+        self.shape, self.dtype = held.shape, held.dtype
+        with quiet(path):
+            self._file = require("tifffile").TiffFile(path)
+        self._segments = Segments(self._file)
 
     def _page(self, index: int) -> np.ndarray:
         if self._last is None or self._last[0] != index:
             self._last = None
-            image = page_image(self._path, self._numbers[index])
-            if index and image.shape != self.shape[1:]:
+            with quiet(self._path):
+                image = page_image(self._path, self._file, self._numbers[index])
+            if image.shape != self.shape[1:]:
                 raise ValueError(f"its page {index + 1} is {image.shape}, the first {self.shape[1:]} (C, H, W)")
             self._last = index, image
         return self._last[1]
 
     def __getitem__(self, index: tuple[slice, slice, slice, slice]) -> np.ndarray:
         pages, *rest = index
-        return np.stack([self._page(i)[tuple(rest)] for i in range(*pages.indices(self.shape[0]))])
+        return np.stack([self._region(i, *rest) for i in range(*pages.indices(self.shape[0]))])
+
+    def _region(self, index: int, channels: slice, rows: slice, columns: slice) -> np.ndarray:
+        with quiet(self._path):
+            if self._segments.at(self._numbers[index]):
+                return self._segments.region(rows, columns, channels)
+        return self._page(index)[channels, rows, columns]
+
+    def close(self) -> None:
+        """Close the file, and let go of what was decoded."""
+        self._last = None
+        self._segments.forget()
+        self._file.close()
 
 
-def open_tiff(path: Path, layout: Layout | None) -> tuple[Any, Layout, dict[str, Any]]:
-    """The array, its layout and what is to be kept of a file; ValueError if it is no stack of images."""
-    with require("tifffile").TiffFile(path) as file:
-        series, page = file.series[0], file.pages[0]
-        if len(file.series) > 1:
-            warnings.warn(f"{path}: only the first of its {len(file.series)} series of pages is read", stacklevel=2)
-        shape, own = _simplified(series.shape, series.axes)
-        notes = _notes(file, page, series)
-        plain = not _needs_work(page) and series.dataoffset is not None
-        if plain and layout is None and own is not None:
-            dtype = series.dtype.newbyteorder(file.byteorder)
-            return FileArray(path, dtype, series.dataoffset, shape, "C"), own, notes
-        if plain and layout is not None:
-            shape = _as_said(series.shape, layout)
-            dtype = series.dtype.newbyteorder(file.byteorder)
-            return FileArray(path, dtype, series.dataoffset, shape, "C"), layout, {**notes, "axes": None}
-        if layout is not None:
-            array = series.asarray()
-            return array.reshape(_as_said(array.shape, layout)), layout, {**notes, "axes": None}
-        numbers = [p.index for p in series.pages if p is not None]
-        if len(numbers) != len(series.pages) or own is None:
-            raise ValueError(f"its axes {series.axes} of shape {series.shape} are not those of a stack of images")
-    return Pages(path, numbers), Layout("NCHW"), notes
+def open_tiff(path: Path, layout: Layout | None) -> tuple[Any, Layout, dict[str, Any], Any]:
+    """The array, its layout, what is to be kept of a file, and what is to be closed or None.
+
+    Raises ValueError if it is no stack of images.
+    """
+    held = contents(path)
+    with opened_tiff(path) as file:
+        notes = _notes(file)
+    if layout is not None:
+        array = _said(path, held, layout)
+        return array, layout, notes, None
+    notes.update(axes=held.axes, tiff_shape=held.stored)
+    if held.array is not None and held.layout is not None:
+        return held.array, held.layout, notes, None
+    pages = Pages(path, held)
+    return pages, Layout("NCHW"), notes, pages
 
 
-def _simplified(shape: tuple[int, ...], axes: str) -> tuple[tuple[int, ...], Layout | None]:
-    """The shape with all pages in one axis, and its layout; None where the axes are in another order."""
-    # An (H, W, C) array that was written without saying that it is RGB looks like H pages of W rows.
-    if len(shape) == 3 and axes[1:] == "YX" and axes[0] in "QI" and shape[2] <= MOST_CHANNELS < shape[1]:
-        return shape, Layout("HWC")
-    for ending, letters in (("YXS", "HWC"), ("SYX", "CHW"), ("YX", "HW")):
-        if axes.endswith(ending):
-            pages = shape[: -len(ending)]
-            if "Y" in axes[: -len(ending)] or "S" in axes[: -len(ending)]:
-                break
-            if not pages:
-                return shape, Layout(letters)
-            return (int(np.prod(pages)), *shape[-len(ending) :]), Layout("N" + letters)
-    return shape, None
+def _said(path: Path, held: Contents, layout: Layout) -> Any:
+    """The pixels as an array of the axes that the caller says."""
+    if held.special and "bits" not in held.special:
+        raise ValueError(f"{str(path)!r}: axes (={layout.axes!r}) cannot be said of it, since {held.special}")
+    if held.axes is None:
+        raise ValueError(f"{str(path)!r}: axes (={layout.axes!r}) cannot be said of it: its pages are not one array")
+    if held.array is not None:
+        of = held.array
+        return FileArray(path, of.dtype, of.offset, _as_said(held.stored, layout))
+    with opened_tiff(path) as file:
+        array = file.series[0].asarray()
+        return array.reshape(_as_said(array.shape, layout))
 
 
 def _as_said(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
@@ -94,16 +102,10 @@ def _as_said(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
     return (int(np.prod(shape[: extra + 1])), *shape[extra + 1 :])
 
 
-def _needs_work(page: Any) -> bool:
-    """Whether the stored values are not the image: turned, a palette, 0 for white, or bits."""
-    tag = page.tags.get("Orientation")
-    turned = tag is not None and int(tag.value) != 1
-    return turned or page.photometric in (0, 3) or page.dtype is None or page.dtype == bool
-
-
-def _notes(file: Any, page: Any, series: Any) -> dict[str, Any]:
+def _notes(file: Any) -> dict[str, Any]:
     """Resolution, ICC profile, and what kind of file it is, as `tifffile.imwrite` takes them."""
-    notes: dict[str, Any] = {"axes": series.axes, "tiff_shape": tuple(series.shape)}
+    page = file.pages[0]
+    notes: dict[str, Any] = {}
     if all(name in page.tags for name in _RESOLUTION):
         notes["resolution"] = tuple(page.tags[name].value for name in _RESOLUTION)
         unit = page.tags.get("ResolutionUnit")

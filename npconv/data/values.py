@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+_STRIP = 256  # rows that are worked on at a time
 _GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of ITU-R BT.601, as pillow's and OpenCV's gray
 
 
@@ -50,17 +51,23 @@ def check_scale(array: np.ndarray, name: str) -> None:
         raise ValueError(f"{name} has values in 0..1 (largest: {largest:.3g}), not 0..255: multiply by 255")
 
 
+def colour_count(channels: int) -> int:
+    """How many of an image's channels are colours: 1 (gray) of 1 and 2, 3 (RGB) of 3 and 4; the last may be alpha."""
+    return 1 if channels <= 2 else 3
+
+
 def with_channels(photo: np.ndarray, channels: int) -> np.ndarray:
     """A (C, H, W) photo as gray (channels=1) or RGB (3): alpha is dropped, gray repeated, RGB weighted."""
-    photo = photo[: 1 if photo.shape[0] <= 2 else 3]
+    photo = photo[: colour_count(photo.shape[0])]
     if photo.shape[0] == channels:
         return photo
     if photo.shape[0] == 1:
         return np.repeat(photo, channels, axis=0)
-    gray = np.tensordot(_GRAY, photo, axes=(0, 0))[np.newaxis]
-    if photo.dtype == np.uint8:
-        return np.rint(gray).astype(np.uint8)
-    return gray.astype(photo.dtype)
+    gray = np.empty((1, *photo.shape[1:]), photo.dtype)
+    for top in range(0, photo.shape[1], _STRIP):  # the product is floats, which a large photo has no room for
+        strip = np.tensordot(_GRAY, photo[:, top : top + _STRIP], axes=(0, 0))
+        gray[0, top : top + _STRIP] = np.rint(strip) if photo.dtype == np.uint8 else strip
+    return gray
 
 
 def check_share(share: float, count: int, name: str) -> int:

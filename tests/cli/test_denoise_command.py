@@ -58,6 +58,7 @@ FORMATS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:.*is read as gray and alpha")
 @pytest.mark.parametrize(("ending", "channels", "dtype", "white"), FORMATS)
 def test_dtype_channels_and_scale_are_kept(tmp_path, rgb_model, denoise, ending, channels, dtype, white):
     name = f"image.{ending}"

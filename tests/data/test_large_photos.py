@@ -195,7 +195,7 @@ def test_pools_are_as_large_as_the_cache_allows():
 
 def test_a_folder_of_100000_files_opens_without_reading_any(tmp_path, monkeypatch):
     names = [f"{i:06}.png" for i in range(100_000)]
-    monkeypatch.setattr(folder.os, "walk", lambda top: iter([(str(top), [], names)]))
+    monkeypatch.setattr(folder.os, "walk", lambda top, onerror: iter([(str(top), [], names)]))
     start = time.perf_counter()
     photos = FolderPhotos(tmp_path)
     train, kept = photos.split(0.1, np.random.default_rng(0))
