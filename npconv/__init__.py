@@ -12,6 +12,7 @@ from . import data, init, losses, metrics, networks, optim
 from ._version import __version__
 from .backends import asarray, backend, backend_reason, to_numpy, use_backend
 from .containers import Concat, Identity, Sequential, Sum
+from .denoising import denoise, denoise_file
 from .drawing import draw
 from .errors import FileFormatError
 from .folding import fold_batchnorm
@@ -43,6 +44,7 @@ from .losses import L1, MSE, Loss, MaskedMSE
 from .model import Epoch, Model
 from .module import BackwardError, Module, Parameter, is_grad_enabled, no_grad
 from .optim import SGD, Adam, Optimizer
+from .prediction import predict_into
 from .random import manual_seed
 from .schedules import (
     CosineAnnealingLR,
@@ -125,6 +127,8 @@ __all__ = [
     "check_module",
     "col2im",
     "data",
+    "denoise",
+    "denoise_file",
     "draw",
     "fold_batchnorm",
     "export_onnx",
@@ -140,6 +144,7 @@ __all__ = [
     "networks",
     "no_grad",
     "optim",
+    "predict_into",
     "read_state",
     "save",
     "summary",

@@ -67,8 +67,8 @@ class Footprint:
     steps: tuple[tuple[float, int], ...]  # bytes a pixel, and which block: a block that comes again is freed
     fixed: int
 
-    def bytes(self, pixels: int) -> int:
-        """The most that one worker holds at a time for an image of so many pixels."""
+    def bytes(self, pixels: int, keeps: int = KEPT_BYTES) -> int:
+        """The most that one worker holds at a time for an image of so many pixels, where it keeps so much free."""
         held: dict[int, float] = {}
         free: dict[int, list[float]] = defaultdict(list)  # of each class, what of it has been touched
         live = kept = most = 0.0
@@ -85,7 +85,7 @@ class Footprint:
                 kept -= blocks.pop()
             else:
                 touched = size
-                if _size_class(size) + sum(of * len(blocks) for of, blocks in free.items()) > KEPT_BYTES:
+                if _size_class(size) + sum(of * len(blocks) for of, blocks in free.items()) > keeps:
                     free.clear()
                     kept = 0.0
             held[block] = touched

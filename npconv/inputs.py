@@ -33,6 +33,11 @@ def _checked(images: Any) -> Any:
         raise ValueError(f"images must be an array of (N, C, H, W) or (C, H, W) numbers: {error}") from error
     if x.dtype.kind not in "uif":
         raise TypeError(f"images must be numbers (uint8 or float), got {x.dtype}")
+    if x.dtype.kind in "ui" and x.dtype.name != "uint8" and x.size and not (x.min() >= 0 and x.max() <= 255):
+        raise TypeError(
+            f"images of {x.dtype} must have values of 0..255, got {int(x.min())}..{int(x.max())}: scale them to that, "
+            "or use npconv.denoise, which keeps 16 bits"
+        )
     if x.ndim not in (3, 4) or 0 in x.shape[-3:]:
         raise ValueError(f"images of shape {x.shape} must be (N, C, H, W) or (C, H, W), with C, H and W at least 1")
     if x.dtype.kind == "f":

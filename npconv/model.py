@@ -17,7 +17,7 @@ from .epochs import Clock, Course, Epoch
 from .inputs import as_images, as_pairs, held_out_images
 from .losses import MSE, Loss
 from .module import Module, structure_version
-from .noise_map import with_noise_level
+from .noise_map import check_channels, with_noise_level
 from .optim import SGD, Adam, Optimizer
 from .ownership import is_written_by
 from .prediction import Collected, network_input, predict_regions
@@ -252,26 +252,31 @@ class Model:
 
         Any height and width: images that the network's strides do not divide are mirrored at the right and the
         bottom, and cropped back. float64 stays float64, uint8 and other types give float32. NumPy images give NumPy
-        images, those of the active backend stay there.
+        images, those of the active backend stay there. `npconv.denoise` takes images of 16 bits, gray ones for an RGB
+        network, and alpha too, and keeps their dtype.
 
         Args:
             noise_level: for a network that takes a noise-level map as its last channel (such as `networks.ffdnet`):
                 the noise's standard deviation in 8-bit steps, a number, or one for each pixel, (H, W) or
                 (N, 1, H, W).
             tile: the side of the tiles that an image is cut into, or a pair (height, width), in pixels; None cuts
-                images of more than 1024 x 1024 (on a GPU, 2048 x 2048). Tiles overlap by what the network sees, so
-                the result is the same but for rounding. A network with a module that may see the whole image is never
-                cut.
+                images of more than 1024 x 1024 (on a GPU, 2048 x 2048), or as it must for 1 GB. Tiles overlap by what
+                the network sees, so the result is the same but for rounding: up to 1e-5 of the range for the networks
+                of `npconv.networks`, more for weights that make much larger numbers of their input. A network with a
+                module that may see the whole image is never cut.
             max_memory: what prediction may allocate beyond its input and its output, in bytes or as text ("500M",
-                "2G"); tiles are made as large as that allows.
+                "2G"), all workers together; tiles are made as large as that allows. None is 1 GB where no `tile` is
+                given, or more if not even the smallest tile fits into that.
             progress: called with the numbers of tiles (or shares of a batch) that are done, and of all.
 
-        Raises TypeError or ValueError for anything that is not such an image, or NaN in it; for a noise level that
-        the network does not take, or lacks; for a `tile` where the network cannot be cut; and for a `max_memory` that
-        is not enough for the smallest tile, saying how much is.
+        Raises TypeError or ValueError for anything that is not such an image, or NaN in it; for integers beyond 0..255;
+        for other channels than the network takes; for a noise level that it does not take, or lacks; for a `tile` where
+        the network cannot be cut; and for a `max_memory` that is not enough for the smallest tile, saying how much is.
+        Warns where a `max_memory` makes tiles so small that the work is more than 3 times that of the whole image.
         """
         images, on_host = as_images(test_input)
         batch = images if images.ndim == 4 else images[None]
+        check_channels(self.network, images.shape, noise_level is not None)
         shape, read = with_noise_level(self.network, batch, noise_level)
         outputs = Collected(len(batch), "float64" if images.dtype.name == "float64" else "float32", on_host)
         predict_regions(

@@ -5,9 +5,11 @@ images (N, C, H, W), noise level  ->  (N, C + 1, H, W), the level in the images'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -16,11 +18,42 @@ from .backends import backend, to_numpy
 from .backends.base import Array
 from .containers import Concat, Parallel
 from .layers import PixelShuffle, PixelUnshuffle
-from .module import Module
+from .module import Module, structure_version
 from .tracing import trace
 
 Reader = Callable[[slice, slice, slice], Array]
 _PROBE = 16  # pixels a side, at least, of the image that shows how many channels come out
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What a network takes: `channels` with a noise-level map among them, None if no layer says; `noise_map`: whether
+    the last of them is one.
+    """
+
+    channels: int | None
+    noise_map: bool
+
+    @property
+    def image_channels(self) -> int | None:
+        """The channels of the images alone."""
+        return self.channels - 1 if self.channels is not None and self.noise_map else self.channels
+
+
+_found: WeakKeyDictionary[Module, tuple[int, Takes]] = WeakKeyDictionary()
+
+
+def what_it_takes(network: Module) -> Takes:
+    """What `network` takes; found out once, and again when a module has changed.
+
+    It takes a noise-level map if it gives images of one channel fewer than it takes: a small image goes through it.
+    """
+    version, takes = _found.get(network, (-1, None))
+    if takes is None or version != structure_version():
+        channels = network_channels(network)
+        takes = Takes(channels, channels is not None and _gives(network, channels) == channels - 1 > 0)
+        _found[network] = structure_version(), takes
+    return takes
 
 
 def network_channels(network: Module) -> int | None:
@@ -30,19 +63,35 @@ def network_channels(network: Module) -> int | None:
 
 
 def takes_noise_map(network: Module) -> bool:
-    """Whether a network takes a noise-level map: it gives images of one channel fewer than it takes.
+    """Whether a network takes a noise-level map, as `what_it_takes` says."""
+    return what_it_takes(network).noise_map
 
-    To find out, a small image goes through it.
-    """
-    channels = network_channels(network)
-    if channels is None or channels < 2:
-        return False
+
+def _gives(network: Module, channels: int) -> int | None:
+    """How many channels it makes of so many; None if they do not go through, or no images come out."""
     side = [-(-_PROBE // multiple) * multiple for multiple in network.size_multiple]
     try:
         shape = trace(network, (channels, *side))[0].output_shape
     except (ValueError, TypeError):  # it takes larger images, or none: then predict says so
-        return False
-    return shape is not None and len(shape) == 4 and shape[1] == channels - 1
+        return None
+    return shape[1] if shape is not None and len(shape) == 4 else None
+
+
+def check_channels(network: Module, shape: Sequence[int], has_level: bool) -> None:
+    """ValueError if images of `shape` (..., C, H, W) have not as many channels as the network takes."""
+    takes, channels = what_it_takes(network), int(shape[-3])
+    given = channels + 1 if has_level and takes.noise_map else channels
+    if takes.channels is None or takes.channels in (given, channels + 1 if takes.noise_map else None):
+        return  # where only the noise level lacks, `check_noise_level` says so
+    if not takes.noise_map and _gives(network, channels) is not None:  # a module of one's own: it was a guess
+        return
+    wanted = takes.image_channels
+    besides = " and a noise-level map" if takes.noise_map else ""
+    hint = ": images are (C, H, W), not (H, W, C)" if shape[-1] == wanted else ""
+    raise ValueError(
+        f"the network takes {wanted} channel{'' if wanted == 1 else 's'}{besides}, the images of shape "
+        f"{tuple(shape)} have {channels}{hint}"
+    )
 
 
 def with_noise_level(network: Module, images: Array, noise_level: Any) -> tuple[tuple[int, ...], Reader]:
@@ -70,12 +119,13 @@ def with_noise_level(network: Module, images: Array, noise_level: Any) -> tuple[
 
 def check_noise_level(network: Module, channels: int, given: bool) -> None:
     """ValueError if images of so many channels need a noise level and none is given, or the other way round."""
-    takes = network_channels(network)
-    if given and (takes == channels or not takes_noise_map(network)):
+    takes = what_it_takes(network)
+    if given and not takes.noise_map:
         raise ValueError(
-            f"noise_level is given, but the network takes no noise-level map: it takes {takes or channels} channel(s)"
+            "noise_level is given, but the network takes no noise-level map: it takes "
+            f"{takes.channels or channels} channel(s)"
         )
-    if not given and takes == channels + 1 and takes_noise_map(network):
+    if not given and takes.noise_map and takes.image_channels == channels:
         raise ValueError(
             f"the network takes a noise-level map besides the images' {channels} channel(s): give noise_level, the "
             "noise's standard deviation in 8-bit steps"

@@ -2,8 +2,9 @@
 
     read a region  ->  scale to the network's input  ->  network  ->  cut the margins off  ->  write a region
 
-Tiled and whole agree but for rounding. `predict_regions` takes functions that read and write; `predict_into` arrays
-that are on disk; `Model.predict` arrays in memory.
+Tiled and whole agree but for the rounding of float32: up to 1e-5 of the range of values for the networks of
+`npconv.networks` (tiles.py says why it is not nothing). `predict_regions` takes functions that read and write;
+`predict_into` arrays that are on disk; `Model.predict` arrays in memory.
 """
 
 from __future__ import annotations
@@ -19,20 +20,13 @@ import numpy as np
 from . import tiles
 from .backends import backend, to_numpy
 from .backends.base import Array
+from .backends.cpu.memory import KEPT_BYTES, keeping
 from .data.values import check_finite
-from .footprint import Footprint, footprint, parse_bytes, text_of
 from .module import Module, no_grad
-from .noise_map import with_noise_level
-from .receptive import is_local
+from .noise_map import check_channels, with_noise_level
+from .plans import make_plan
 from .tiles import Pair, Span
 from .tracing import network_dtype
-
-PREDICT_PIXELS = 1 << 18  # pixels that one worker takes through the network at a time
-# An image of up to so many pixels goes through in one piece, and a larger one in tiles of about this side: measured as
-# the fastest on the CPU, where fresh memory costs more than margins. A device is kept busy by larger ones.
-WHOLE_PIXELS, TILE = 1 << 20, 512
-DEVICE_WHOLE_PIXELS, DEVICE_TILE = 1 << 22, 1024
-WIDE = 4  # a tile that is so many times as wide as its margins computes little twice
 
 Progress = Callable[[int, int], object]
 
@@ -48,119 +42,6 @@ class Region:
     rows: slice
     columns: slice
     size: Pair | None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How images go through: which tiles, how many images at a time, and how many of these at the same time."""
-
-    rows: list[Span]
-    columns: list[Span]
-    images: int
-    workers: int
-
-    @property
-    def is_tiled(self) -> bool:
-        return len(self.rows) * len(self.columns) > 1
-
-
-def make_plan(network: Module, shape: Sequence[int], tile: Any = None, max_memory: Any = None) -> Plan:
-    """How images of `shape` (N, C, H, W) go through `network`; `tile` and `max_memory` as for `Model.predict`.
-
-    Raises ValueError if a tile is asked for of a network that may see the whole image, and if the memory does not
-    suffice for the smallest tile; TypeError and ValueError for wrong arguments.
-    """
-    count, channels, height, width = shape
-    workers = backend().workers
-    wanted = None if tile is None else tiles.tile_pair(tile)
-    local = is_local(network)
-    if wanted is not None and not local:
-        tiles.margins(network, 0), tiles.margins(network, 1)  # raises
-    if max_memory is None:
-        if wanted is None and (not local or height * width <= _whole_pixels()):
-            wanted = (height, width)
-        spans = _spans(network, (height, width), wanted or _usual_tile(network))
-        return _with_images(spans, count, workers, None)
-    budget = parse_bytes(max_memory)
-    need = footprint(network, channels)
-    if wanted is not None or not local:
-        spans = _spans(network, (height, width), wanted or (height, width))
-        what = "tiles of this size" if wanted else "the whole image, which this network may see"
-        return _checked(_with_images(spans, count, workers, (need, budget)), need, budget, what)
-    return _largest(network, (count, height, width), workers, need, budget)
-
-
-def _whole_pixels() -> int:
-    return WHOLE_PIXELS if backend().shares_batch else DEVICE_WHOLE_PIXELS
-
-
-def _usual_tile(network: Module) -> Pair:
-    side = TILE if backend().shares_batch else DEVICE_TILE
-    height, width = (max(side, WIDE * sum(tiles.margins(network, axis))) for axis in (0, 1))
-    return height, width
-
-
-def _spans(network: Module, size: Pair, tile: Pair) -> tuple[list[Span], list[Span]]:
-    return tiles.cut(network, 0, size[0], tile[0]), tiles.cut(network, 1, size[1], tile[1])
-
-
-def _pixels(spans: tuple[list[Span], list[Span]]) -> int:
-    """Of the largest tile, margins and all."""
-    height, width = (max(span.seen.stop - span.seen.start for span in axis) for axis in spans)
-    return height * width
-
-
-def _with_images(
-    spans: tuple[list[Span], list[Span]], count: int, workers: int, limit: tuple[Footprint, int] | None
-) -> Plan:
-    """The plan for these tiles: as many images at a time as are worth it, and as many workers as there is room for."""
-    pixels = _pixels(spans)
-    tiled = len(spans[0]) * len(spans[1]) > 1
-    images = 1 if tiled else max(1, min(PREDICT_PIXELS // pixels, math.ceil(count / workers)))
-    if limit is not None:
-        need, budget = limit
-        while images > 1 and workers * need.bytes(images * pixels) > budget:
-            images //= 2
-        while workers > 1 and workers * need.bytes(images * pixels) > budget:
-            workers -= 1
-    return Plan(*spans, images, workers)
-
-
-def _checked(plan: Plan, need: Footprint, budget: int, what: str) -> Plan:
-    least = need.bytes(plan.images * _pixels((plan.rows, plan.columns))) * plan.workers
-    if least > budget:
-        raise ValueError(f"max_memory (={text_of(budget)}) is not enough for {what}: it needs {text_of(least)}")
-    return plan
-
-
-def _largest(network: Module, shape: tuple[int, int, int], workers: int, need: Footprint, budget: int) -> Plan:
-    """The plan with the largest tiles that fit, up to the usual ones; fewer workers at a time where tiles would be
-    little but margin.
-    """
-    count, *size = shape
-    multiples = network.size_multiple
-    edges = [sum(tiles.margins(network, axis)) for axis in (0, 1)]
-    padded = [tiles.padded_length(length, multiple) for length, multiple in zip(size, multiples, strict=True)]
-
-    def tile(side: int) -> Pair:
-        height, width = (
-            min(length, max(multiple, side // multiple * multiple))
-            for length, multiple in zip(padded, multiples, strict=True)
-        )
-        return height, width
-
-    def fits(side: int, at_once: int) -> bool:
-        seen = [min(length, part + edge) for length, part, edge in zip(padded, tile(side), edges, strict=True)]
-        return at_once * need.bytes(seen[0] * seen[1]) <= budget
-
-    for at_once in range(workers, 0, -1):
-        side = max(padded if padded[0] * padded[1] <= _whole_pixels() else _usual_tile(network))
-        while side > max(multiples) and not fits(side, at_once):
-            side = max(max(multiples), int(side * 0.9))
-        if at_once == 1 or (fits(side, at_once) and side >= min(WIDE * max(edges), max(padded))):
-            plan = _with_images(_spans(network, (size[0], size[1]), tile(side)), count, at_once, (need, budget))
-            return _checked(plan, need, budget, "the smallest tile of this network")
-    raise AssertionError("there is at least one worker")
 
 
 # ---- through the network ----
@@ -201,6 +82,8 @@ def predict_regions(
         for rows in plan.rows
         for columns in plan.columns
     ]
+    if plan.keeps < KEPT_BYTES:  # nor may what was computed before count against the limit
+        backend().release_memory()
     replicas = [network.replica().eval() for _ in range(min(plan.workers, len(jobs)))]
     for first in range(0, len(jobs), len(replicas)):
         group = jobs[first : first + len(replicas)]
@@ -209,7 +92,7 @@ def predict_regions(
         ]
         tasks = [partial(_outputs, *pair, prepare) for pair in zip(replicas, inputs, strict=False)]
         del inputs
-        with no_grad(), backend().constant_weights():
+        with no_grad(), backend().constant_weights(), keeping(plan.keeps):
             outputs = backend().run(tasks)
         del tasks
         for number, job in enumerate(group):
@@ -272,11 +155,17 @@ def predict_into(
         target: of the output's shape, written by slices; where its dtype is of integers, values are rounded to it.
         noise_level, tile, max_memory, progress: as for `Model.predict`.
 
-    Raises ValueError for a source that is not 4-dimensional or has values that are not finite, a target of another
-    shape than the output, and as `Model.predict`.
+    Raises TypeError for a source of integers other than uint8; ValueError for one that is not 4-dimensional or has
+    values that are not finite, a target of another shape than the output, and as `Model.predict`.
     """
     if len(source.shape) != 4 or 0 in source.shape[1:]:
         raise ValueError(f"source of shape {tuple(source.shape)} must be (N, C, H, W), with C, H and W at least 1")
+    if np.dtype(source.dtype) != np.uint8 and np.dtype(source.dtype).kind != "f":
+        raise TypeError(
+            f"source (dtype {source.dtype}) must be uint8 or a float, with values of 0..255; npconv.denoise_file takes "
+            "other integers, such as 16 bits"
+        )
+    check_channels(network, source.shape, noise_level is not None)
     shape, read = with_noise_level(network, source, noise_level)
 
     def read_checked(images: slice, rows: slice, columns: slice) -> Array:
@@ -327,4 +216,4 @@ class Collected:
             self.array[region.images, :, region.rows, region.columns] = values
 
 
-__all__ = ["Collected", "Plan", "Region", "as_dtype", "make_plan", "network_input", "predict_into", "predict_regions"]
+__all__ = ["Collected", "Region", "as_dtype", "network_input", "predict_into", "predict_regions"]

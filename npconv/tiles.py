@@ -4,8 +4,11 @@
                     |--made--|                            multiple of the network's strides
     output          |--made--|---------|---------|        each pixel is made once
 
-A tile begins at a multiple of `network.size_multiple`, so that strides fall where they fall in the whole image, and it
-sees all that `input_range` says its outputs depend on; a border of the image is a border of the tiles there.
+What a tile sees begins at a multiple of `network.size_multiple`, so that strides fall where they fall in the whole
+image, and has all that `input_range` says its outputs depend on; a border of the image is a border of the tiles there.
+A tile sees a little more than that, by `slack`, for the sake of rounding. Winograd's convolutions compute blocks of
+4 x 4 pixels, from the first row and column on: a pixel that has another place in its block, or a neighbour in it that
+is not the one of the whole image, is rounded otherwise. So tiles begin where blocks do, and see a block more.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from .backends.base import Array
 from .module import Module
 
 Pair = tuple[int, int]
+BLOCK = 4  # pixels a side of the largest blocks that Winograd's convolutions compute at a time
+MOST_SLACK = 32  # pixels
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,15 @@ class Span:
 def padded_length(length: int, multiple: int) -> int:
     """`length` rounded up to a multiple."""
     return -(-length // multiple) * multiple
+
+
+def slack(network: Module, axis: int) -> int:
+    """How many pixels more than its margins a tile sees on each side, and a multiple of what it begins at.
+
+    0 for strides by which that would be too many: there, the rounding of the smallest images may differ.
+    """
+    more = BLOCK * network.size_multiple[axis]
+    return more if more <= MOST_SLACK else 0
 
 
 def margins(network: Module, axis: int) -> Pair:
@@ -61,10 +75,13 @@ def cut(network: Module, axis: int, length: int, tile: int) -> list[Span]:
         return [Span(slice(0, padded), slice(0, None))]
     step = padded_length(-(-padded // count), multiple)
     before, after = margins(network, axis)
+    further = slack(network, axis) if before or after else 0
+    aligned = max(multiple, further)
     spans = []
     for start in range(0, padded, step):
         stop = min(start + step, padded)
-        seen = slice(max(0, start - before), min(padded, stop + after))
+        first = max(0, start - before - further) // aligned * aligned
+        seen = slice(first, min(padded, stop + after + further))
         spans.append(Span(seen, slice(int(start * scale), int(stop * scale) if stop < padded else None)))
     return spans
 
@@ -86,6 +103,12 @@ def _source(part: slice, length: int) -> tuple[slice, np.ndarray | None]:
     places = np.arange(part.start, part.stop) % (2 * length)
     places = np.minimum(places, 2 * length - 1 - places)
     return slice(int(places.min()), int(places.max()) + 1), places - places.min()
+
+
+def edge(network: Module, axis: int) -> int:
+    """How many more pixels a tile sees than it makes, at most."""
+    found, more = sum(margins(network, axis)), slack(network, axis)
+    return found + 3 * more - network.size_multiple[axis] if found and more else found
 
 
 def tile_pair(tile: Any) -> Pair:

@@ -258,7 +258,7 @@ MODELS = [
     ("predict NaN", lambda: model().predict(np.full((3, 8, 8), np.nan)), ValueError,
      r"images must be finite, got NaN"),
     ("predict channels", lambda: model().predict(noisy(1, 8, 8)), ValueError,
-     r"in_channels \(=3\).*\(1, 1, 8, 8\) with 1"),
+     r"takes 3 channels, the images of shape \(1, 8, 8\) have 1$"),
     ("predict no pixels", lambda: model().predict(noisy(3, 0, 8)), ValueError, r"C, H and W at least 1"),
     ("predict ragged", lambda: model().predict([[[1.0], [1.0, 2.0]]]), (TypeError, ValueError),
      r"images must be"),

@@ -10,7 +10,7 @@ import pytest
 from devices import on_device, on_host
 
 import npconv as nc
-from npconv import networks
+from npconv import networks, noise_map
 from npconv.backends.cpu.workers import WorkerPool
 
 
@@ -100,7 +100,7 @@ def test_images_of_a_batch_do_not_see_each_other(workers: Callable[[int], None],
 def test_a_large_batch_is_split_into_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = nc.Model(small()), photos(9, 8)
     whole = model.predict(images)
-    monkeypatch.setattr("npconv.prediction.PREDICT_PIXELS", 130)  # two images at a time
+    monkeypatch.setattr("npconv.plans.PREDICT_PIXELS", 130)  # two images at a time
     np.testing.assert_allclose(model.predict(images), whole, atol=1e-4)
 
 
@@ -142,3 +142,67 @@ def test_a_network_that_enlarges_gives_enlarged_images() -> None:
 def test_images_of_0_to_1_are_warned_about() -> None:
     with pytest.warns(UserWarning, match=r"largest value of the images is 0\.8.*0\.\.255"):
         nc.Model(small()).predict(np.full((3, 8, 8), 0.8))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "int64", "uint32"])
+def test_integers_are_of_0_to_255_or_an_error(dtype: str) -> None:
+    model, image = nc.Model(small()), np.random.default_rng(0).integers(0, 256, (3, 8, 8))
+    np.testing.assert_array_equal(model.predict(image.astype(dtype)), model.predict(image.astype("uint8")))
+    message = rf"images of {dtype} must have values of 0\.\.255, got 0\.\.1000: scale them .*npconv\.denoise"
+    image[0, 0, 0], image[0, 0, 1] = 0, 1000
+    with pytest.raises(TypeError, match=message):
+        model.predict(image.astype(dtype))
+    if dtype.startswith("int"):
+        with pytest.raises(TypeError, match=r"got -3\.\.0"):
+            model.predict(np.minimum(0, image - 1003).clip(-3).astype(dtype) * np.eye(8, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((4, 16, 16), "the network takes 3 channels, the images of shape (4, 16, 16) have 4"),
+        ((2, 1, 8, 8), "the network takes 3 channels, the images of shape (2, 1, 8, 8) have 1"),
+        ((16, 20, 3), "the images of shape (16, 20, 3) have 16: images are (C, H, W), not (H, W, C)"),
+        ((5, 16, 20, 3), "the images of shape (5, 16, 20, 3) have 16: images are (C, H, W), not (H, W, C)"),
+    ],
+)
+def test_other_channels_than_the_network_takes_are_one_line(shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        nc.Model(small()).predict(np.zeros(shape, "uint8"))
+    assert str(caught.value).endswith(message) and "\n" not in str(caught.value)
+
+
+def test_other_channels_than_a_network_with_a_noise_level_takes() -> None:
+    model = nc.Model(networks.ffdnet(2, 4, 3))
+    for shape, level in (((1, 8, 8), 25), ((1, 8, 8), None), ((4, 8, 8), 25), ((5, 8, 8), None)):
+        with pytest.raises(ValueError, match="the network takes 3 channels and a noise-level map, the images of shape"):
+            model.predict(np.zeros(shape, "uint8"), noise_level=level)
+
+
+def test_a_module_of_ones_own_may_take_other_channels_than_its_first_layer() -> None:
+    class Doubling(nc.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nc.Conv2d(2, 1, 1)
+
+        def forward(self, x: Any) -> Any:
+            return self.conv(nc.backend().xp.concatenate([x, x], axis=1))
+
+        def backward(self, grad: Any) -> Any:
+            return self.conv.backward(grad).sum(axis=1, keepdims=True)
+
+    assert nc.Model(Doubling()).predict(np.zeros((1, 8, 8), "uint8")).shape == (1, 8, 8)
+
+
+def test_what_a_network_takes_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    found = noise_map.trace
+    monkeypatch.setattr(noise_map, "trace", lambda *given: calls.append(given) or found(*given))
+    network = networks.ffdnet(2, 4, 1)
+    for _ in range(3):
+        nc.Model(network).predict(np.zeros((1, 8, 8), "uint8"), noise_level=1)
+    assert len(calls) == 1
+    takes = noise_map.what_it_takes(network)
+    assert (takes.channels, takes.image_channels, takes.noise_map) == (2, 1, True)
+    plain = noise_map.what_it_takes(small())
+    assert (plain.channels, plain.image_channels, plain.noise_map) == (3, 3, False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import npconv as nc
-from npconv import footprint, networks, prediction, tiles
+from npconv import footprint, networks, plans, prediction, tiles
+from npconv.backends.cpu import memory
 
 TOLERANCE = 1e-5 * 255  # rounding: algorithms for convolutions lie differently in a tile
 
@@ -77,6 +80,18 @@ def test_any_size_in_any_tiles(name: str, size: tuple[int, int], tile: tuple[int
     np.testing.assert_allclose(model.predict(image, tile=tile), whole, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.cpu
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_the_published_networks_in_tiles(name: str) -> None:
+    """Of full width and depth: the roundings of many convolutions add up."""
+    nc.manual_seed(0)
+    model, level = nc.Model(networks.make(name)), 25 if name == "ffdnet" else None
+    image = np.random.default_rng(1).integers(0, 256, (3, 300, 500), dtype="uint8")
+    whole = model.predict(image, noise_level=level, tile=512)
+    assert whole.std() > 1 and (whole > 0).mean() > 0.2
+    np.testing.assert_allclose(model.predict(image, noise_level=level, tile=128), whole, rtol=0, atol=TOLERANCE)
+
+
 def test_without_a_margin_there_would_be_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison above can fail: it does where tiles see too little."""
     model = nc.Model(unet())
@@ -98,22 +113,22 @@ def test_tiles_of_many_workers_and_of_float64(set_workers: Callable[[int], None]
 @pytest.mark.cpu
 def test_large_images_are_cut_by_themselves_and_small_ones_are_not() -> None:
     network = networks.strided(4)
-    assert not prediction.make_plan(network, (1, 3, 1024, 1024)).is_tiled
-    plan = prediction.make_plan(network, (1, 3, 5000, 3000))
+    assert not plans.make_plan(network, (1, 3, 1024, 1024)).is_tiled
+    plan = plans.make_plan(network, (1, 3, 5000, 3000))
     assert (len(plan.rows), len(plan.columns)) == (10, 6)
-    assert max(span.seen.stop - span.seen.start for span in plan.rows) < 512 + 20
+    assert max(span.seen.stop - span.seen.start for span in plan.rows) <= 512 + tiles.edge(network, 0)
     covered = [i for span in plan.rows for i in range(*span.made.indices(5000))]
     assert covered == list(range(5000))
 
 
 @pytest.mark.parametrize("size", [(31, 33), (321, 481), (1, 1), (1024, 1023)])
 def test_a_size_that_strides_do_not_divide_is_no_reason_to_cut(size: tuple[int, int]) -> None:
-    assert not prediction.make_plan(unet(), (1, 3, *size)).is_tiled
+    assert not plans.make_plan(unet(), (1, 3, *size)).is_tiled
 
 
 def test_a_network_that_may_see_everything_is_never_cut() -> None:
     network = nc.Sequential(nc.UpsamplingNearest2d(size=8))
-    assert not prediction.make_plan(network, (1, 3, 5000, 5000)).is_tiled
+    assert not plans.make_plan(network, (1, 3, 5000, 5000)).is_tiled
     with pytest.raises(ValueError, match="may see the whole image: it cannot go through in tiles"):
         nc.Model(network).predict(np.zeros((3, 8, 8), "uint8"), tile=4)
     with pytest.raises(ValueError, match=r"not enough for the whole image, which this network may see: it needs 2.9G"):
@@ -158,8 +173,8 @@ def test_less_memory_makes_smaller_tiles_and_the_footprint_grows_with_the_image(
     network = unet()
     need = footprint.footprint(network, 3)
     assert need.bytes(200**2) < need.bytes(400**2) < need.bytes(4000**2)
-    plans = [prediction.make_plan(network, (1, 3, 1000, 1000), max_memory=m) for m in ("20M", "50M", "4G")]
-    sides = [plan.rows[0].seen.stop for plan in plans]
+    made = [plans.make_plan(network, (1, 3, 1000, 1000), max_memory=m) for m in ("20M", "50M", "4G")]
+    sides = [plan.rows[0].seen.stop for plan in made]
     assert sides[0] < sides[1] < sides[2] == 1000
     assert all(need.bytes(side**2) <= limit for side, limit in zip(sides, (20e6, 50e6, 4e9), strict=True))
 
@@ -181,6 +196,78 @@ def test_from_one_file_into_another(tmp_path: Any, dtype: str) -> None:
         prediction.predict_into(model.network, source[0], target)
     with pytest.raises(ValueError, match="not finite"):
         prediction.predict_into(model.network, np.full(images.shape, np.nan), target)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int64", "bool"])
+def test_files_of_other_integers_are_not_taken_for_8_bits(dtype: str) -> None:
+    source = np.ones((1, 3, 8, 8), dtype)
+    with pytest.raises(TypeError, match=rf"source \(dtype {dtype}\) must be uint8 or a float, with values of 0..255"):
+        nc.predict_into(networks.strided(4), source, np.zeros((1, 3, 8, 8), "float32"))
+    with pytest.raises(ValueError, match=re.escape("takes 3 channels, the images of shape (1, 4, 8, 8) have 4")):
+        nc.predict_into(networks.strided(4), np.zeros((1, 4, 8, 8)), np.zeros((1, 4, 8, 8)))
+
+
+# ---- how much memory ----
+@pytest.mark.cpu
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_without_a_limit_all_workers_take_a_gigabyte(name: str, set_workers: Callable[[int], None]) -> None:
+    network = networks.make(name)
+    channels = 4 if name == "ffdnet" else 3
+    need = footprint.footprint(network, channels)
+    for workers in (1, 2, 16):
+        set_workers(workers)
+        for shape in ((1, channels, 10000, 10000), (40, channels, 512, 512), (1, channels, 1024, 1024)):
+            plan = plans.make_plan(network, shape)
+            rows, columns = (max(span.seen.stop - span.seen.start for span in s) for s in (plan.rows, plan.columns))
+            assert plan.workers * need.bytes(plan.images * rows * columns, plan.keeps) <= 1e9
+
+
+@pytest.mark.cpu
+def test_little_memory_is_not_spent_on_what_is_kept(set_workers: Callable[[int], None]) -> None:
+    set_workers(1)
+    network = networks.make("noise2noise-unet")
+    with pytest.warns(UserWarning, match=r"max_memory \(=300M\) allows tiles of .* overlaps so much that the work is"):
+        plan = plans.make_plan(network, (1, 3, 3000, 3000), max_memory="300M")
+    assert plan.keeps < memory.KEPT_BYTES
+    sides = [max(span.seen.stop - span.seen.start for span in axis) for axis in (plan.rows, plan.columns)]
+    assert min(sides) > 450  # with all that is kept usually: 350
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plans.make_plan(network, (1, 3, 3000, 3000), max_memory="2G")
+        plans.make_plan(network, (1, 3, 3000, 3000))
+        plans.make_plan(network, (1, 3, 400, 400), max_memory="2G")
+
+
+@pytest.mark.cpu
+def test_what_is_kept_is_bounded_while_predicting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept() -> int:
+        return sum(size * len(blocks) for size, blocks in memory._mine.free.items())
+
+    def one_after_the_other() -> int:
+        for size in (1 << 20, 1 << 21, 1 << 22):
+            memory.empty((size,), "uint8")
+        return kept()
+
+    memory.release()
+    with memory.keeping(0):
+        assert one_after_the_other() == 1 << 22
+    memory.release()
+    assert one_after_the_other() == 7 << 20
+    seen: list[int] = []
+
+    class Recording(nc.Module):
+        def forward(self, x: Any) -> Any:
+            seen.append(memory._kept_bytes.get())
+            return x
+
+        def backward(self, grad: Any) -> Any:
+            return grad
+
+    plan = plans.make_plan(Recording(), (1, 3, 8, 8))
+    small = dataclasses.replace(plan, keeps=5)
+    monkeypatch.setattr(prediction, "make_plan", lambda *_: small)
+    nc.Model(Recording()).predict(np.zeros((3, 8, 8), "uint8"))
+    assert seen[-1] == 5 and kept() <= 5
 
 
 # ---- noise-level maps ----

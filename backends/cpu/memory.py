@@ -15,6 +15,9 @@ import mmap
 import threading
 import weakref
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ import numpy as np
 SMALL = 1 << 16  # bytes below which the C library's allocator uses its memory again by itself
 KEPT_BYTES = 1 << 28  # a thread that has so much free, and asks for a size of which none is, gives it all up
 BYTE = np.dtype(np.uint8)
+_kept_bytes: ContextVar[int | None] = ContextVar("kept_bytes", default=None)  # workers compute in the caller's context
 # Windows knows no such flags, and no fork.
 PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
@@ -91,13 +95,24 @@ def release() -> None:
             blocks.clear()
 
 
+@contextmanager
+def keeping(size: int) -> Iterator[None]:
+    """A thread keeps up to `size` bytes free, in place of KEPT_BYTES, for what is computed in the block."""
+    before = _kept_bytes.set(size)
+    try:
+        yield
+    finally:
+        _kept_bytes.reset(before)
+
+
 def _new_block(size: int, free: dict[int, deque[mmap.mmap]]) -> mmap.mmap:
     """Whole pages, straight from the system and straight back to it: the C library would keep most of what is freed.
 
     Private to this process, or a forked one would write into the same memory. Raises MemoryError.
     """
     kept = sum(length * len(blocks) for length, blocks in free.items())
-    if kept + size > KEPT_BYTES:
+    limit = _kept_bytes.get()
+    if kept + size > (KEPT_BYTES if limit is None else limit):
         for blocks in free.values():
             blocks.clear()
     try:

@@ -21,7 +21,7 @@ from . import convert, denoise, evaluate, info, train
 from .parser import Parser
 from .train import INTERRUPTED
 
-OURS = (ValueError, TypeError, OSError, ImportError, TrainingCollapsed)
+OURS = (ValueError, TypeError, OSError, ImportError, MemoryError, TrainingCollapsed)
 
 USAGE, FAILED = 2, 1
 SHOWN = 60  # items of the list in an error
@@ -88,7 +88,7 @@ def in_words(error: BaseException) -> str:
     lines = str(error).splitlines()
     items = [i for i, line in enumerate(lines) if i > 0 and line.startswith("  ")]
     if not items:
-        return _joined(lines) or type(error).__name__
+        return _joined(lines) or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
     first, last = items[0], items[-1]
     listed = [f"  {_joined([line])}" for line in lines[first : last + 1]]
     if len(listed) > SHOWN:

@@ -10,15 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..backends import backend
 from ..data.layouts import Layout
-from ..data.stack_writers import new_stack
-from ..data.stacks import STACK_ENDINGS, Stack, open_stack
+from ..data.stacks import STACK_ENDINGS
+from ..denoising import denoise_file
 from ..footprint import parse_bytes
 from ..model import Model
+from .denoiser import load_denoiser
 from .files import check_ending, check_new, image_files
-from .parser import DEFAULT_FOLDER, add_command, as_argument, check_backend, positive, whole
-from .pixels import Options, check_fits, denoise_stack, load_denoiser, stack_white
+from .parser import DEFAULT_FOLDER, add_command, as_argument, check_backend, not_negative, positive, whole
 from .progress import Bar, show
 
 OUTPUT = "denoised"
@@ -61,7 +60,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--range", type=positive, metavar="WHITE", help="the value that stands for white")
     parser.add_argument(
         "--sigma",
-        type=positive,
+        type=not_negative,
         metavar="S",
         help="the noise's standard deviation, where white is 255: for networks that take it (FFDNet)",
     )
@@ -91,9 +90,17 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     folder = Path(args.output) if is_folder else Path(args.output).parent
     _check_folder(folder)
     model = load_denoiser(args.model)
-    options = Options(args.range, args.sigma, args.tile, args.max_memory)
+    options = {
+        "white": args.range,
+        "noise_level": args.sigma,
+        "axes": args.axes,
+        "dataset": args.dataset,
+        "tile": args.tile,
+        "max_memory": args.max_memory,
+        "overwrite": args.overwrite,
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    return lambda: _denoise_all(inputs, outputs, lambda path: open_stack(path, args.axes, args.dataset), model, options)
+    return lambda: _denoise_all(inputs, outputs, model, options)
 
 
 def _is_folder(output: str, count: int, from_folder: bool) -> bool:
@@ -137,35 +144,39 @@ def _check_output(source: Path, target: Path, overwrite: bool) -> None:
     check_new(target, overwrite)
 
 
-def _denoise_all(
-    inputs: list[Path], outputs: list[Path], opened: Callable[[Path], Stack], model: Model, options: Options
-) -> int:
+def _denoise_all(inputs: list[Path], outputs: list[Path], model: Model, options: dict[str, Any]) -> int:
     """Every image; one that fails does not keep the others from their turn, but makes the exit status 1."""
     failed = 0
     for source, target in zip(inputs, outputs, strict=True):
         try:
-            show(_denoise(model, source, opened, target, options))
-        except (ValueError, TypeError, OSError) as error:
+            done = _denoise(model, source, target, options)
+        except BrokenPipeError:
+            raise
+        except (ValueError, TypeError, OSError, MemoryError) as error:
             failed += 1
-            reason = str(error) if str(source) in str(error) else f"{source}: {error}"
-            print(f"npconv denoise: error: {reason}", file=sys.stderr)
+            print(f"npconv denoise: error: {_reason(source, error)}", file=sys.stderr)
+            continue
+        show(done)
     if failed and len(inputs) > 1:
         print(f"npconv denoise: {failed} of {len(inputs)} images failed", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _denoise(model: Model, source: Path, opened: Callable[[Path], Stack], target: Path, options: Options) -> str:
+def _reason(source: Path, error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, MemoryError):
+        text = f"out of memory{f' ({text})' if text else ''}; --max-memory makes it need less"
+    return text if str(source) in text else f"{source}: {text}"
+
+
+def _denoise(model: Model, source: Path, target: Path, options: dict[str, Any]) -> str:
     """Denoise one file; a line that says what was done."""
     started = time.perf_counter()
-    with opened(source) as stack, _Tiles(source.name) as tiles:
-        check_fits(model, stack, options)
-        level = stack_white(stack, options.white)
-        with new_stack(target, stack) as written:
-            denoise_stack(model, stack, written, options, level, tiles.show)
-            backend().release_memory()  # writing a picture takes memory too
-        pages, channels, height, width = stack.shape
+    with _Tiles(source.name) as tiles:
+        done = denoise_file(model, source, target, progress=tiles.show, **options)
+    pages, channels, height, width = done.shape
     seconds = time.perf_counter() - started
-    kind = f"{width} x {height}, {channels} channel{'s' if channels > 1 else ''}, {stack.dtype}, 0..{level:g}"
+    kind = f"{width} x {height}, {channels} channel{'s' if channels > 1 else ''}, {done.dtype}, 0..{done.white:g}"
     kind = f"{pages} pages, {kind}" if pages > 1 else kind
     return f"{source} -> {target}  ({kind}, {seconds:.2f} s)"
 

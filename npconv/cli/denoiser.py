@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from ..denoising import check_denoiser, denoise
 from ..model import Model
-from ..noise_map import network_channels
-from .pixels import denoised_colours, predict
+from ..noise_map import what_it_takes
 from .scenes import Scene, from_pairs
 
 BATCH = 250  # patches predicted at a time
 Predictions = Iterator[tuple[Scene, np.ndarray]]
+
+
+def load_denoiser(path: str) -> Model:
+    """The model in a file; FileNotFoundError if there is none, ValueError if it changes images' sizes."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no model file {path!r}: npconv train writes one, --model names it")
+    model = Model.load(path)
+    check_denoiser(model, f"the model of {path!r}")
+    return model
+
+
+def denoised_colours(model: Model, x: np.ndarray, noise_level: float | None = None) -> np.ndarray:
+    """What the network makes of gray or RGB (1 or 3, H, W), values of 0..255: floats of the same shape."""
+    x = x if x.dtype.kind == "f" else x.astype("float32")
+    result: np.ndarray = denoise(model, x, white=255, noise_level=noise_level, axes="CHW")
+    return result
+
+
+def predict(model: Model, x: np.ndarray, noise_level: float | np.ndarray | None = None) -> np.ndarray:
+    """`model.predict` of (N, C, H, W); always of the shape of x."""
+    with warnings.catch_warnings():
+        # A nearly black image is no sign of a wrong scale here.
+        warnings.filterwarnings("ignore", "the largest value of the images", UserWarning)
+        y: np.ndarray = model.predict(x, noise_level=noise_level)
+    if y.shape != x.shape:
+        raise ValueError(f"the model makes {y.shape[1:]} of an image of shape {x.shape[1:]}: it is not a denoiser")
+    return y
 
 
 @dataclass(frozen=True)
@@ -31,8 +60,7 @@ class Denoiser:
     @property
     def image_channels(self) -> int | None:
         """The channels of the images that the network takes; None if no layer says."""
-        channels = network_channels(self.model.network)
-        return channels - 1 if channels is not None and self.takes_level else channels
+        return what_it_takes(self.model.network).image_channels
 
     @property
     def wants_map(self) -> bool:

@@ -13,12 +13,11 @@ import numpy as np
 
 from ..data import Pairs, Photos, open_data, parse_noise
 from ..model import Model
-from ..noise_map import takes_noise_map
+from ..noise_map import what_it_takes
 from ..protocols import rounded
-from .denoiser import Denoiser
+from .denoiser import Denoiser, load_denoiser
 from .files import check_new, image_files
-from .parser import DEFAULT_FOLDER, add_command, as_argument, check_backend, given, positive, whole
-from .pixels import load_denoiser
+from .parser import DEFAULT_FOLDER, add_command, as_argument, check_backend, given, not_negative, positive, whole
 from .progress import Bar, show
 from .scenes import (
     FilePhotos,
@@ -80,7 +79,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="npconv", help="described above (npconv)")
     parser.add_argument(
         "--sigma",
-        type=positive,
+        type=not_negative,
         metavar="STEPS",
         help="the noise level that a network with an input for it is told, in 8-bit steps (that of gaussian:SIGMA)",
     )
@@ -166,7 +165,7 @@ def _takes_level(args: argparse.Namespace, model: Model) -> bool:
 
     Raises ValueError if it needs a level that nobody has given, or would not hear one that somebody has.
     """
-    if not takes_noise_map(model.network):
+    if not what_it_takes(model.network).noise_map:
         _refuse(args, "a network without an input for the noise level", "sigma")
         return False
     if args.sigma is None and (args.noise is None or not args.noise.has_noise_level):

@@ -19,9 +19,9 @@ from ..data import Noise, Pairs, Photos
 from ..data.images import read_image
 from ..data.lazy import CACHE_BYTES
 from ..data.photos import LRUCache
-from ..data.values import with_channels
+from ..data.values import colour_count, with_channels
+from ..denoising import white_level
 from ..protocols import noisy as kair_noisy
-from .pixels import split_alpha, white_level
 
 PAIRS_AT_A_TIME = 250
 
@@ -62,7 +62,7 @@ class FilePhotos(Photos):
 
 def read_scaled(path: Path, white: float | None) -> np.ndarray:
     """The colours of an image file, gray or RGB, as float32 of 0..255; ValueError that names the file."""
-    colours, _ = split_alpha(read_image(path))
+    colours = _colours(path)
     try:
         level = white_level(colours, white)
     except ValueError as error:
@@ -85,7 +85,7 @@ def with_kair_noise(paths: list[Path], channels: int | None, sigma: float, seed:
     channels: 1 or 3, to which images are converted; None keeps theirs. ValueError that names a file of another type.
     """
     for path in paths:
-        clean, _ = split_alpha(read_image(path))
+        clean = _colours(path)
         if clean.dtype != np.uint8:
             raise ValueError(f"{path} ({clean.dtype}) must have 8 bits a value for --protocol kair")
         clean = with_channels(clean, channels or len(clean))
@@ -123,6 +123,12 @@ def from_pairs(inputs: np.ndarray, targets: np.ndarray, first: int) -> Iterator[
 def all_pairs(pairs: Pairs) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Every pair of a file, some at a time, in an order that is always the same."""
     return pairs.batches(PAIRS_AT_A_TIME, np.random.default_rng(0))
+
+
+def _colours(path: Path) -> np.ndarray:
+    """The colours of an image file, gray or RGB, without its alpha."""
+    image = read_image(path)
+    return image[: colour_count(len(image))]
 
 
 def _size(image: np.ndarray) -> str:

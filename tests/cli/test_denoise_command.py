@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import npconv
-from npconv import data
-from npconv.cli import main, pixels
+from npconv import data, noise_map
+from npconv.cli import denoise as denoise_command
+from npconv.cli import main
 from npconv.model import Model
 
 pytest.importorskip("PIL.Image")
@@ -122,7 +123,7 @@ def test_a_network_that_begins_with_pixel_unshuffle(tmp_path, denoise, channels)
     ],
 )
 def test_the_channels_of_images_follow_from_the_network(network, channels):
-    assert pixels.network_channels(network) == channels
+    assert noise_map.network_channels(network) == channels
 
 
 def test_rgb_through_a_gray_network_goes_channel_by_channel(tmp_path, gray_model, denoise):
@@ -144,10 +145,13 @@ def test_range_says_what_is_white(tmp_path, rgb_model, denoise):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.full((3, 8, 8), 1.2), r"its largest value (1.2) fits neither 0..1 nor 0..255: say with --range"),
-        (np.full((3, 8, 8), 3e4), r"its largest value (30000) fits neither"),
+        (
+            np.full((3, 8, 8), 1.2),
+            "largest value (1.2) fits neither 0..1 nor 0..255: say what is white, such as white=4095 (--range 4095",
+        ),
+        (np.full((3, 8, 8), 3e4), "largest value (30000) fits neither"),
         (np.full((3, 8, 8), np.nan), "not finite"),
-        (np.full((3, 8, 8), 9, np.int16), "int16 has no agreed value for white: say it with --range"),
+        (np.full((3, 8, 8), 9, np.int16), "int16 has no agreed value for white: say what is white"),
     ],
 )
 def test_an_unclear_scale_is_an_error(tmp_path, rgb_model, denoise, capsys, image, message):
@@ -262,3 +266,64 @@ def test_ctrl_c_leaves_no_half_image(tmp_path, rgb_model, denoise, capsys, monke
     assert denoise("a.png") == 130
     assert capsys.readouterr().err == "npconv denoise: interrupted\n"
     assert list((tmp_path / "denoised").iterdir()) == []
+
+
+def test_whoever_reads_the_output_may_have_gone(tmp_path, rgb_model, denoise, capfd, monkeypatch):
+    for name in ("a.png", "b.png"):
+        data.write_image(tmp_path / name, random_image(3, "uint8"))
+
+    def gone(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("npconv.cli.denoise.show", gone)
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    assert denoise("a.png", "b.png") == 1
+    assert capfd.readouterr().err == ""  # no image has failed
+    assert [path.name for path in (tmp_path / "denoised").iterdir()] == ["a.png"]
+
+
+def test_an_image_that_memory_lacks_for_does_not_stop_the_others(tmp_path, rgb_model, denoise, capsys, monkeypatch):
+    for name in ("a.png", "b.png"):
+        data.write_image(tmp_path / name, random_image(3, "uint8"))
+    works = denoise_command.denoise_file
+
+    def first_fails(model, source, target, **options):
+        if source.name == "a.png":
+            raise MemoryError
+        return works(model, source, target, **options)
+
+    monkeypatch.setattr(denoise_command, "denoise_file", first_fails)
+    assert denoise("a.png", "b.png") == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[0].startswith("npconv denoise: error: a.png: out of memory") and "1 of 2" in errors[1]
+    assert [path.name for path in (tmp_path / "denoised").iterdir()] == ["b.png"]
+
+
+def test_no_memory_for_the_model_is_one_line(tmp_path, rgb_model, denoise, capsys, monkeypatch):
+    data.write_image(tmp_path / "a.png", random_image(3, "uint8"))
+
+    def lacks(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(denoise_command, "load_denoiser", lacks)
+    assert denoise("a.png") == 2
+    assert capsys.readouterr().err == "npconv denoise: error: out of memory\n"
+
+
+@pytest.mark.parametrize("option", [("--axes", "NHW"), ("--dataset", "raw")])
+def test_options_that_a_picture_has_no_use_for(tmp_path, rgb_model, denoise, capsys, option):
+    data.write_image(tmp_path / "a.png", random_image(3, "uint8"))
+    assert denoise("a.png", *option) != 0
+    assert option[0].strip("-") in capsys.readouterr().err
+
+
+def test_sigma_may_be_0(tmp_path, denoise):
+    npconv.manual_seed(0)
+    model = Model(npconv.networks.ffdnet(2, 4, 3))
+    model.save(tmp_path / "model.h5")
+    image = random_image(3, "uint8")
+    data.write_image(tmp_path / "a.png", image)
+    assert denoise("a.png", "--sigma", "0") == 0
+    result = data.read_image(tmp_path / "denoised" / "a.png")
+    np.testing.assert_allclose(result, model.predict(image, noise_level=0), atol=0.51)
+    assert np.ptp(result) > 9

@@ -122,10 +122,10 @@ def test_sigma_for_networks_with_a_noise_level_map(tmp_path: Path, denoise: Any,
     expected = model.predict(image, noise_level=25)
     np.testing.assert_allclose(data.read_image(tmp_path / "b.png"), expected, atol=WITHIN)
     assert denoise("a.png", "-o", "c.png") == 1
-    assert "takes a noise-level map" in (error := capsys.readouterr().err) and "--sigma says it" in error
+    assert "takes a noise-level map" in (error := capsys.readouterr().err) and "noise_level is --sigma" in error
     saved(npconv.networks.strided(4), tmp_path)
     assert denoise("a.png", "--sigma", 25, "-o", "c.png") == 1
-    assert "takes no noise-level map" in (error := capsys.readouterr().err) and "leave --sigma away" in error
+    assert "takes no noise-level map" in (error := capsys.readouterr().err) and "noise_level is --sigma" in error
     assert not (tmp_path / "c.png").exists()
 
 
@@ -135,7 +135,7 @@ def test_sigma_for_networks_with_a_noise_level_map(tmp_path: Path, denoise: Any,
         (("--max-memory", "much"), "must be a number of bytes, such as 500M"),
         (("--tile", "0"), "argument --tile: '0' must be at least 1"),
         (("--axes", "NN"), "axes (='NN') must name H and W"),
-        (("--sigma", "-1"), "argument --sigma: '-1' must be a finite number above 0"),
+        (("--sigma", "-1"), "argument --sigma: '-1' must be a finite number of at least 0"),
     ],
 )
 def test_wrong_options_come_before_any_work(

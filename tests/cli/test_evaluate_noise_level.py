@@ -56,6 +56,7 @@ def test_the_network_is_told_the_noises_sigma_or_what_the_user_says(told: Any, o
 
 def test_the_level_of_other_noise_must_be_given(told: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert told("--noise", "poisson:30", "--sigma", "12.5") == [12.5]
+    assert told("--noise", "poisson:30", "--sigma", "0") == [0]
     assert told("--noisy", ".", "--sigma", "12.5") == [12.5]
     capsys.readouterr()
     for options, unknown in ((("--noise", "poisson:30"), ", which poisson:30 does not say"), (("--noisy", "."), "")):
@@ -64,8 +65,8 @@ def test_the_level_of_other_noise_must_be_given(told: Any, capsys: pytest.Captur
         assert capsys.readouterr().err == f"npconv evaluate: error: {error}\n"
 
 
-@pytest.mark.parametrize("sigma", ["0", "-1", "nan", "much"])
-def test_a_level_must_be_a_number_above_0(folder: Path, capsys: pytest.CaptureFixture[str], sigma: str) -> None:
+@pytest.mark.parametrize("sigma", ["-0.1", "-1", "nan", "much"])
+def test_a_level_must_be_a_number_of_at_least_0(folder: Path, capsys: pytest.CaptureFixture[str], sigma: str) -> None:
     assert main(["evaluate", str(folder / "gray.png"), "--noise", "gaussian:25", f"--sigma={sigma}"]) == 2
     assert f"argument --sigma: {sigma!r} must be a" in capsys.readouterr().err
 
