@@ -164,7 +164,7 @@ def test_drawing_is_cheap():
         start = time.perf_counter()
         pairs.take(8, rng)
         times.append((time.perf_counter() - start) / 8)
-    assert min(times) < 2e-3  # seconds a patch; about 0.3 ms on the machine this was written on
+    assert min(times) < 5e-3  # seconds a patch; about 0.3 ms on the machine this was written on
 
 
 # ---- noise maps ----

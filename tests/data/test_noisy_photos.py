@@ -130,7 +130,7 @@ def test_drawing_again_is_cheap() -> None:
         start = time.perf_counter()
         pairs.take(8, rng)
         times.append((time.perf_counter() - start) / 8)
-    assert min(times) < 2e-3  # seconds a patch
+    assert min(times) < 5e-3  # seconds a patch
 
 
 @pytest.mark.parametrize(
