@@ -210,6 +210,15 @@ def test_training_leaves_the_input_gradient_out(name: str) -> None:
         assert np.array_equal(on_host(a), on_host(b)) and on_host(b).any()
 
 
+def test_what_a_residual_block_adds_begins_small() -> None:
+    blocks = [module for module in networks.unet().modules() if isinstance(module, nc.Sequential) and len(module) == 3]
+    added = [list(block)[2] for block in blocks if isinstance(list(block)[1], nc.ReLU)]
+    assert len(added) == 3
+    for layer in added:
+        share = float((on_host(layer.weight.data).astype("float64") ** 2).mean()) * 9 * layer.in_channels
+        assert share == pytest.approx(0.4**2, rel=0.1)  # of He's for what is linear
+
+
 # ---- files, pictures, training ----
 @pytest.mark.parametrize("name", [*NAMES, "dncnn with norms"])
 def test_a_file_rebuilds_the_network(name: str, tmp_path: Path) -> None:

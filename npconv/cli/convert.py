@@ -20,7 +20,7 @@ from ..model import Model
 from ..module import Module
 from .files import check_new
 from .network_options import IMAGE_CHANNELS, network_options
-from .parser import add_command, check_backend, given, positive, whole
+from .parser import add_command, check_backend, positive, refuse_ignored, whole
 from .progress import show
 from .recipe import parameter_count
 
@@ -111,7 +111,7 @@ def _check_output(path: Path, overwrite: bool) -> None:
 
 # ---- from a model of ours ----
 def _from_model(args: argparse.Namespace) -> Callable[[], int]:
-    _refuse(args, "a model of npconv's", "network", *OPTIONS, "mapping", "key")
+    refuse_ignored(args, "a model of npconv's", "network", *OPTIONS, "mapping", "key")
     ending = args.output.suffix.lower()
     if ending == ".h5":
         if not args.fold_batchnorm:
@@ -135,7 +135,7 @@ def _from_weights(args: argparse.Namespace) -> Callable[[], int]:
     if args.network is None:
         if args.output.suffix.lower() not in WEIGHTS:
             raise ValueError(f"weights alone do not say what to compute: --network NAME does, for {args.output.name}")
-        _refuse(args, "no --network", *OPTIONS, "mapping", "fold_batchnorm")
+        refuse_ignored(args, "no --network", *OPTIONS, "mapping", "fold_batchnorm")
         return lambda: _write(args, lambda: write_state(state, args.output), found)
     stated = network_options(args, OPTIONS)
     options = {**guess(args.network, state), **stated}
@@ -246,9 +246,3 @@ def _write(args: argparse.Namespace, write: Callable[[], None], *lines: str) -> 
     for line in (*lines, f"written: {args.output}, {args.output.stat().st_size:,} bytes"):
         show(line)
     return 0
-
-
-def _refuse(args: argparse.Namespace, where: str, *names: str) -> None:
-    ignored = given(args, *names)
-    if ignored:
-        raise ValueError(f"{', '.join(ignored)} would have no effect with {where}")

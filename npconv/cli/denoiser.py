@@ -12,9 +12,8 @@ import numpy as np
 from ..denoising import check_denoiser, denoise
 from ..model import Model
 from ..noise_map import what_it_takes
-from .scenes import Scene, from_pairs
+from .scenes import PAIRS_AT_A_TIME, Scene, from_pairs
 
-BATCH = 250  # patches predicted at a time
 Predictions = Iterator[tuple[Scene, np.ndarray]]
 
 
@@ -76,8 +75,7 @@ class Denoiser:
         """Each scene with what the network makes of it; gray goes through an RGB network and RGB through a gray one."""
         for scene in scenes:
             level = scene.noise_level if self.sigma is None else self.sigma
-            told = (level,) if self.takes_level else ()
-            yield scene, denoised_colours(self.model, scene.noisy, *told)
+            yield scene, denoised_colours(self.model, scene.noisy, level if self.takes_level else None)
 
     def of_pairs(self, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Predictions:
         """Each pair of batches of two (N, C, H, W) arrays as a scene, with what the network makes of the input.
@@ -91,8 +89,8 @@ class Denoiser:
 
     def _of_batch(self, inputs: np.ndarray, targets: np.ndarray, first: int) -> Predictions:
         noisy, levels = inputs[:, : targets.shape[1]], inputs[:, targets.shape[1] :]
-        for start in range(0, len(inputs), BATCH):
-            part = slice(start, start + BATCH)
+        for start in range(0, len(inputs), PAIRS_AT_A_TIME):
+            part = slice(start, start + PAIRS_AT_A_TIME)
             level = levels[part] if self.wants_map else self.sigma
-            predictions = predict(self.model, noisy[part], *((level,) if self.takes_level else ()))
+            predictions = predict(self.model, noisy[part], level if self.takes_level else None)
             yield from zip(from_pairs(noisy[part], targets[part], first + start), predictions, strict=True)

@@ -11,13 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Pairs, Photos, open_data, parse_noise
+from ..data import NoNoise, Pairs, Photos, open_data, parse_noise
 from ..model import Model
 from ..noise_map import what_it_takes
 from ..protocols import rounded
 from .denoiser import Denoiser, load_denoiser
 from .files import check_new, image_files
-from .parser import DEFAULT_FOLDER, add_command, as_argument, check_backend, given, not_negative, positive, whole
+from .parser import (
+    DEFAULT_FOLDER,
+    add_command,
+    as_argument,
+    check_backend,
+    given,
+    not_negative,
+    positive,
+    refuse_ignored,
+    whole,
+)
 from .progress import Bar, show
 from .scenes import (
     FilePhotos,
@@ -127,23 +137,23 @@ def _open(names: list[str]) -> list[Path] | Photos | Pairs:
 
 def _check_options(args: argparse.Namespace, data: list[Path] | Photos | Pairs) -> None:
     """ValueError for options that are missing, or that would have no effect."""
-    if args.noise is not None and str(args.noise) == "none":
+    if isinstance(args.noise, NoNoise):
         raise ValueError("--noise none adds no noise to measure: give other noise, or --noisy FOLDER")
     if args.protocol == "kair":
         _check_kair(args, data)
         return
     if isinstance(data, Pairs):
-        _refuse(args, "a file of pairs", "noise", "noisy", "seed", "pairs", "patch_size", "range")
+        refuse_ignored(args, "a file of pairs", "noise", "noisy", "seed", "pairs", "patch_size", "range")
         return
     if isinstance(data, Photos):
-        _refuse(args, "an HDF5 file", "noisy", "range")
+        refuse_ignored(args, "an HDF5 file", "noisy", "range")
     if (args.noise is None) == (args.noisy is None):
         raise ValueError("give --noise, such as gaussian:25, or --noisy FOLDER, and not both")
     if args.noisy is not None:
-        _refuse(args, "--noisy", "seed", "pairs", "patch_size")
+        refuse_ignored(args, "--noisy", "seed", "pairs", "patch_size")
         noisy_files(args.noisy, data if isinstance(data, list) else [])
     if args.pairs is None:
-        _refuse(args, "whole images (no --pairs)", "patch_size")
+        refuse_ignored(args, "whole images (no --pairs)", "patch_size")
 
 
 def _check_kair(args: argparse.Namespace, data: list[Path] | Photos | Pairs) -> None:
@@ -166,18 +176,12 @@ def _takes_level(args: argparse.Namespace, model: Model) -> bool:
     Raises ValueError if it needs a level that nobody has given, or would not hear one that somebody has.
     """
     if not what_it_takes(model.network).noise_map:
-        _refuse(args, "a network without an input for the noise level", "sigma")
+        refuse_ignored(args, "a network without an input for the noise level", "sigma")
         return False
     if args.sigma is None and (args.noise is None or not args.noise.has_noise_level):
         noise = "" if args.noise is None else f", which {args.noise} does not say"
         raise ValueError(f"the network takes the noise level{noise}: give --sigma, such as --sigma 25")
     return True
-
-
-def _refuse(args: argparse.Namespace, where: str, *names: str) -> None:
-    ignored = given(args, *names)
-    if ignored:
-        raise ValueError(f"{', '.join(ignored)} would have no effect with {where}")
 
 
 def _check_csv(path: Path, overwrite: bool) -> None:

@@ -94,3 +94,10 @@ def check_backend() -> None:
 def given(args: argparse.Namespace, *names: str) -> list[str]:
     """Those of the options `names` that the user gave (their default is None), as they are written."""
     return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]
+
+
+def refuse_ignored(args: argparse.Namespace, where: str, *names: str) -> None:
+    """ValueError that names those of the options `names` that the user gave, where they would have no effect."""
+    ignored = given(args, *names)
+    if ignored:
+        raise ValueError(f"{', '.join(ignored)} would have no effect with {where}")
