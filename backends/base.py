@@ -98,6 +98,13 @@ class Backend(ABC):
     def constant_weights(self) -> AbstractContextManager[None]:
         """Within this context no weight changes: what is computed from weights alone may be computed once."""
 
+    @abstractmethod
+    def training_step(self) -> AbstractContextManager[None]:
+        """As `constant_weights`; and each forward in it is followed by its backward, with the same array as its input.
+
+        So an operation may keep what it has made of its input.
+        """
+
     # ---- windows ----
     @abstractmethod
     def im2col(self, x: Array, geometry: ConvGeometry) -> Array:

@@ -49,7 +49,7 @@ class Replica:
         """Add up the gradients over slices of x, of a batch of `count` images; their part of the batch's loss."""
         for piece in self._pieces:
             piece.fill(0)
-        with backend().constant_weights():
+        with backend().training_step():
             return total([self._slice(x[part], target[part], self._weight(part, count)) for part in slices])
 
     def add(self, other: Replica) -> None:

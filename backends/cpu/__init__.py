@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 
-from . import memory, prepared
+from . import memory, prepared, transformed
 from .activation import ActivationOps
 from .choice import chosen_algorithm
 from .conv import ConvOps
@@ -72,6 +72,11 @@ class NumpyBackend(ActivationOps, NormalizationOps, PoolingOps, ResamplingOps, L
 
     def constant_weights(self) -> AbstractContextManager[None]:
         return prepared.constant_weights()
+
+    @contextmanager
+    def training_step(self) -> Iterator[None]:
+        with prepared.constant_weights(), transformed.training_step():
+            yield
 
     def run(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
         return self._pool.run(tasks)

@@ -23,13 +23,14 @@ import numpy as np
 
 from ..base import Array
 from ..geometry import ConvGeometry, Pair
-from . import choice, depthwise, differences, dilated, prepared, thin, unfold
+from . import choice, depthwise, differences, dilated, prepared, thin, transformed, unfold
 from .fold import fold
 from .frame import pixels_last
 from .grouped import Grouped, GroupedWinograd, adjoint, group_channels
 from .grouped import algorithm as of_groups
 from .memory import empty
 from .operations import CpuOperations
+from .transformed import Transformed
 from .upsample import enlarged_kernel, kernel_gradient, transposed_geometry
 from .winograd import Winograd, finite
 
@@ -51,7 +52,7 @@ class ConvOps(CpuOperations):
         if self.algorithm == "im2col":
             return super().conv2d_forward(x, weight, bias, geometry)
         y = empty((x.shape[0], *geometry.output_size(x.shape[2:]), weight.shape[0]), x.dtype)
-        self._correlate(pixels_last(x), weight, bias, geometry, y)
+        self._correlate(pixels_last(x), weight, bias, geometry, y, transformed.begin(x))
         return y.transpose(0, 3, 1, 2)
 
     def conv2d_backward(
@@ -59,6 +60,7 @@ class ConvOps(CpuOperations):
     ) -> tuple[Array | None, Array, Array]:
         if self.algorithm == "im2col":
             return super().conv2d_backward(grad, x, weight, geometry, input_gradient)
+        kept = transformed.take(x)
         x, grad = pixels_last(x), pixels_last(grad)
         x_grad = empty(x.shape, x.dtype) if input_gradient else None
         if x_grad is not None and self._unfolds_upstream(grad, x, weight, geometry):
@@ -66,7 +68,7 @@ class ConvOps(CpuOperations):
         else:
             if x_grad is not None:
                 self._adjoint(grad, weight, None, geometry, x_grad)
-            weight_grad = self._kernel_gradient(x, grad, geometry)
+            weight_grad = self._kernel_gradient(x, grad, geometry, kept)
         x_grad = None if x_grad is None else x_grad.transpose(0, 3, 1, 2)
         return x_grad, weight_grad.transpose(3, 2, 0, 1), self._channel_sum(grad)
 
@@ -154,8 +156,16 @@ class ConvOps(CpuOperations):
         return x_grad, weight_grad.transpose(3, 2, 0, 1), self._channel_sum(grad)
 
     # ---- the three operations, on (N, H, W, C) ----
-    def _correlate(self, x: Array, weight: Array, bias: Array | None, geometry: ConvGeometry, y: Array) -> None:
-        """Fill y with the convolution of x; weight (O, C / groups, KH, KW)."""
+    def _correlate(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        geometry: ConvGeometry,
+        y: Array,
+        kept: Transformed | None = None,
+    ) -> None:
+        """Fill y with the convolution of x; weight (O, C / groups, KH, KW); `kept`: see transformed.py."""
         if 1 < geometry.groups == x.shape[3]:
             work = partial(depthwise.forward, x, weight, bias, geometry, y)
             self._over_pixels(y, ONE_BY_ONE * geometry.taps * y.shape[3], work)
@@ -167,17 +177,17 @@ class ConvOps(CpuOperations):
         with prepared.constant_weights():  # the workers share what is made here
             if geometry.groups == 1 and isinstance(algorithm, Winograd | dilated.Dilated):
                 algorithm.prepare(weight, self.split)
-            work = partial(algorithm.forward, x, weight, bias, geometry, y)
+            work = partial(algorithm.forward, x, weight, bias, geometry, y, **_given(kept, algorithm))
             self._over_pixels(y, weight.size, work, dilated.rows_together(algorithm, geometry))
 
-    def _kernel_gradient(self, x: Array, grad: Array, geometry: ConvGeometry) -> Array:
-        """dW (KH, KW, C / groups, O) of a convolution from x to grad's shape."""
+    def _kernel_gradient(self, x: Array, grad: Array, geometry: ConvGeometry, kept: Transformed | None = None) -> Array:
+        """dW (KH, KW, C / groups, O) of a convolution from x to grad's shape; `kept`: what forward made of x."""
         if 1 < geometry.groups == x.shape[3]:
             work = partial(depthwise.weight_gradient, x, grad, geometry)
             return self._summed(grad, ONE_BY_ONE * geometry.taps * grad.shape[3], work)
         algorithm = self._algorithm(x, grad, geometry, True)
         size = geometry.taps * x.shape[3] // geometry.groups * grad.shape[3]
-        work = partial(algorithm.weight_gradient, x, grad, geometry)
+        work = partial(algorithm.weight_gradient, x, grad, geometry, **_given(kept, algorithm))
         return self._summed(grad, size, work, dilated.rows_together(algorithm, geometry))
 
     def _adjoint(self, grad: Array, weight: Array, bias: Array | None, geometry: ConvGeometry, y: Array) -> None:
@@ -291,6 +301,11 @@ def _work(x: Array, y: Array, geometry: ConvGeometry) -> choice.Work:
     (n, height, width, o), groups = y.shape, geometry.groups
     single = geometry if groups == 1 else replace(geometry, groups=1)
     return choice.Work(n, height, width, x.shape[3] // groups, o // groups, single)
+
+
+def _given(kept: Transformed | None, algorithm: Any) -> dict[str, Transformed]:
+    """The argument `kept`, for the algorithm that takes it."""
+    return {} if kept is None or not isinstance(algorithm, Winograd) else {"kept": kept}
 
 
 def _unfolding(algorithm: Any) -> bool:

@@ -18,6 +18,7 @@ from ..geometry import ConvGeometry
 from . import choice, phases, unfold
 from .memory import empty
 from .prepared import prepared
+from .transformed import Transformed
 from .winograd import Winograd, _planes, finite
 
 Group = tuple[slice, slice, ConvGeometry]
@@ -92,12 +93,21 @@ class GroupedWinograd(Winograd):
     plain = Grouped(unfold)
 
     def forward(
-        self, x: Array, weight: Array, bias: Array | None, geometry: ConvGeometry, y: Array, images: slice, lines: slice
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        geometry: ConvGeometry,
+        y: Array,
+        images: slice,
+        lines: slice,
+        kept: Transformed | None = None,
     ) -> None:
         """Fill y[images, lines] (N, OH, OW, O) from x (N, H, W, C)."""
         x, y, aa, u = x[images], y[images], self.matrices[x.dtype][2], self.prepare(weight)
         for part, rows in self._blocks(x, lines, y.shape[2], max(x.shape[3], y.shape[3])):
-            v, grid = self._inputs(x[part], geometry, rows, y.shape[2])
+            grid = self._grid(part, rows, y.shape[2])
+            v = self._inputs(x[part], geometry, rows, grid)
             products, groups = _planes(v.shape[0], v.shape[1], u.shape[2], x.dtype), geometry.groups
             # (P, groups, T, C / groups) @ (P, groups, C / groups, O / groups)
             np.matmul(_split(v, groups), _split(u, groups), out=_split(products, groups))
@@ -109,13 +119,26 @@ class GroupedWinograd(Winograd):
                 self._lay(tiles.reshape(*grid, self.m, self.m, -1), y[part, rows])
             else:
                 self.plain.forward(x[part], weight, bias, geometry, y[part], slice(None), rows)
+            if kept is not None:
+                kept.put(self._block(geometry, images, part, rows), v)
 
-    def weight_gradient(self, x: Array, grad: Array, geometry: ConvGeometry, images: slice, lines: slice) -> Array:
+    def weight_gradient(
+        self,
+        x: Array,
+        grad: Array,
+        geometry: ConvGeometry,
+        images: slice,
+        lines: slice,
+        kept: Transformed | None = None,
+    ) -> Array:
         """The kernel's gradient (3, 3, C / groups, O) from x (N, H, W, C) and grad (N, OH, OW, O), of these rows."""
         shape = (x.shape[3] // geometry.groups, grad.shape[3])
         total = np.zeros((self.window**2, *shape), x.dtype)
         for part, rows in self._blocks(x[images], lines, grad.shape[2], max(x.shape[3], grad.shape[3])):
-            v, grid = self._inputs(x[images][part], geometry, rows, grad.shape[2])
+            grid = self._grid(part, rows, grad.shape[2])
+            v = None if kept is None else kept.pop(self._block(geometry, images, part, rows))
+            if v is None:
+                v = self._inputs(x[images][part], geometry, rows, grid)
             z = self._upstream(grad[images][part, rows], grid)
             # (P, groups, C / groups, T) @ (P, groups, T, O / groups)
             left, right = _split(v, geometry.groups).swapaxes(2, 3), _split(z, geometry.groups)

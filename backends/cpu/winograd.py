@@ -24,7 +24,7 @@ dilation 1 only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from . import unfold
 from .frame import blocks, frame, windows
 from .memory import empty
 from .prepared import prepared
+from .transformed import Transformed
 
 Matrix = list[list[float]]
 Split = Callable[[int, Callable[[slice], Any], int], Any]
@@ -79,30 +80,58 @@ class Winograd:
         self.matrices = {t: [np.ascontiguousarray(s, t) for s in squares] for t in map(np.dtype, ("f4", "f8"))}
 
     def forward(
-        self, x: Array, weight: Array, bias: Array | None, geometry: ConvGeometry, y: Array, images: slice, lines: slice
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        geometry: ConvGeometry,
+        y: Array,
+        images: slice,
+        lines: slice,
+        kept: Transformed | None = None,
     ) -> None:
-        """Fill y[images, lines] (N, OH, OW, O) from x (N, H, W, C) and weight (O, C, 3, 3)."""
+        """Fill y[images, lines] (N, OH, OW, O) from x (N, H, W, C) and weight (O, C, 3, 3).
+
+        The transformed x goes into `kept`, if given, for `weight_gradient`.
+        """
         aa, u = self.matrices[x.dtype][2], self.prepare(weight)
         for part, rows in self._blocks(x[images], lines, y.shape[2], max(weight.shape[:2])):
-            v, grid = self._inputs(x[images][part], geometry, rows, y.shape[2])
+            grid = self._grid(part, rows, y.shape[2])
+            v = self._inputs(x[images][part], geometry, rows, grid)
             products = np.matmul(v, u, out=_planes(v.shape[0], v.shape[1], u.shape[2], x.dtype))
             if bias is not None:
                 products[self.window + 1] += bias  # position (1, 1), which A^T . A copies to every output of the tile
-            tiles = empty((v.shape[1], self.m**2, u.shape[2]), x.dtype)
-            np.matmul(aa, products.transpose(1, 0, 2), out=tiles)
-            if not finite(tiles):
+            outputs = empty((v.shape[1], self.m**2, u.shape[2]), x.dtype)
+            np.matmul(aa, products.transpose(1, 0, 2), out=outputs)
+            if not finite(outputs):
                 # An infinity, or an overflow of B^T d B, is all over its tile: the plain sum says where it belongs.
                 unfold.forward(x[images][part], weight, bias, geometry, y[images][part], slice(0, len(y)), rows)
-                continue
-            self._lay(tiles.reshape(*grid, self.m, self.m, -1), y[images][part, rows])
+            else:
+                self._lay(outputs.reshape(*grid, self.m, self.m, -1), y[images][part, rows])
+            if kept is not None:
+                kept.put(self._block(geometry, images, part, rows), v)
 
-    def weight_gradient(self, x: Array, grad: Array, geometry: ConvGeometry, images: slice, lines: slice) -> Array:
-        """The kernel's gradient (3, 3, C, O) from x (N, H, W, C) and grad (N, OH, OW, O), of these images and rows."""
+    def weight_gradient(
+        self,
+        x: Array,
+        grad: Array,
+        geometry: ConvGeometry,
+        images: slice,
+        lines: slice,
+        kept: Transformed | None = None,
+    ) -> Array:
+        """The kernel's gradient (3, 3, C, O) from x (N, H, W, C) and grad (N, OH, OW, O), of these images and rows.
+
+        `kept`: what forward has put there of x.
+        """
         _, gg, _ = self.matrices[x.dtype]
         channels = (x.shape[3], grad.shape[3])
         total: Array | None = None
         for part, rows in self._blocks(x[images], lines, grad.shape[2], max(channels)):
-            v, grid = self._inputs(x[images][part], geometry, rows, grad.shape[2])
+            grid = self._grid(part, rows, grad.shape[2])
+            v = None if kept is None else kept.pop(self._block(geometry, images, part, rows))
+            if v is None:
+                v = self._inputs(x[images][part], geometry, rows, grid)
             z = self._upstream(grad[images][part, rows], grid)
             product = np.matmul(v.transpose(0, 2, 1), z, out=empty((v.shape[0], *channels), x.dtype))
             if total is None:
@@ -132,12 +161,17 @@ class Winograd:
         line_bytes = -(-out_width // self.m) * tile_bytes / self.m
         return blocks(x.shape[0], lines, line_bytes, TILE_BYTES, self.m)
 
-    def _inputs(
-        self, x: Array, geometry: ConvGeometry, rows: slice, out_width: int
-    ) -> tuple[Array, tuple[int, int, int]]:
-        """V (P, T, C) of the tiles of output rows `rows`, and how many tiles there are: (images, down, across)."""
-        bb = self.matrices[x.dtype][0]
-        down, across = -(-(rows.stop - rows.start) // self.m), -(-out_width // self.m)
+    def _grid(self, images: slice, rows: slice, out_width: int) -> tuple[int, int, int]:
+        """How many tiles there are: (images, down, across)."""
+        return images.stop - images.start, -(-(rows.stop - rows.start) // self.m), -(-out_width // self.m)
+
+    def _block(self, geometry: ConvGeometry, images: slice, part: slice, rows: slice) -> Hashable:
+        """What V depends on besides x: the images `part` of `images`, the output rows, and how tiles lie on x."""
+        return self.m, geometry.padding, images.start + part.start, images.start + part.stop, rows.start, rows.stop
+
+    def _inputs(self, x: Array, geometry: ConvGeometry, rows: slice, grid: tuple[int, int, int]) -> Array:
+        """V (P, T, C) of the tiles of output rows `rows`."""
+        bb, (_, down, across) = self.matrices[x.dtype][0], grid
         (top, _), (left, _) = geometry.padding
         framed = frame(x, rows.start - top, -left, down * self.m + 2, across * self.m + 2)
         view = windows(framed, (self.window, self.window), (self.m, self.m), (1, 1), (down, across))
@@ -145,7 +179,7 @@ class Winograd:
         np.copyto(tiles.reshape(view.shape), view)
         v = _planes(self.window**2, tiles.shape[0], x.shape[3], x.dtype)
         np.matmul(bb, tiles, out=v.transpose(1, 0, 2))
-        return v, (x.shape[0], down, across)
+        return v
 
     def _upstream(self, grad: Array, grid: tuple[int, int, int]) -> Array:
         """Z (P, T, O) of grad (N, rows, OW, O)."""

@@ -163,6 +163,9 @@ class CupyBackend(
     def constant_weights(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def training_step(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def run(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
         return [task() for task in tasks]
 

@@ -131,7 +131,10 @@ def test_winograd_has_the_tiles_that_the_model_counts(shape: tuple[int, ...], m:
     winograd, x = Winograd(m), np.zeros(shape, "float32")
     line_bytes = -(-width // m) * (m + 2) ** 2 * max(c, o) * 4 / m
     parts = frame.blocks(n, slice(0, height), line_bytes, TILE_BYTES, m)
-    tiles = [winograd._inputs(x[images], geometry, rows, width)[0].shape[:2] for images, rows in parts]
+    tiles = []
+    for images, rows in parts:
+        grid = winograd._grid(images, rows, width)
+        tiles.append(winograd._inputs(x[images], geometry, rows, grid).shape[:2])
     counts = choice.counts(f"winograd{m}", choice.Work(n, height, width, c, o, geometry))
     assert counts["tile"] == (c + o) * sum(positions * count for positions, count in tiles)
     assert counts["winograd block"] == len(tiles)

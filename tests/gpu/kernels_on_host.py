@@ -63,6 +63,9 @@ class Plain(Reference):
     def constant_weights(self) -> Any:
         return nullcontext()
 
+    def training_step(self) -> Any:
+        return nullcontext()
+
 
 class Listening(Launcher):
     """A launcher that remembers which kernels were asked for, and with which constants."""
