@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import networks
+from ..data import Noise, NoNoise, PixelSampling, parse_noise
 from ..losses import MSE, Loss, MaskedMSE
 from ..model import Model
 from ..module import Module
@@ -39,8 +40,10 @@ class Preset:
     """What a network is trained with unless the options say otherwise.
 
     options: of the network, where not its own defaults. sgd: learning rate and momentum, should SGD train it; lr and
-    betas are Adam's. multistep: after which shares of the run that schedule multiplies the rate, and by what. One of
-    epochs and seconds is how long to train. noise_map: whether the input has the noise level as a channel.
+    betas are Adam's. multistep: after which shares of the run that schedule multiplies the rate, and by what. sampled:
+    patch size and batch size for pixel sampling, where they are others: a patch is made of an area up to eight times as
+    wide, and photographs of 321 pixels have none for patches of more than 40. One of epochs and seconds is how long to
+    train. noise_map: whether the input has the noise level as a channel.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -54,10 +57,16 @@ class Preset:
     patch_size: int = 64
     patches: int = 20000
     batch_size: int = 16
+    sampled: tuple[int, int] | None = None
     validation_pairs: int = 250
     epochs: int | None = None
     seconds: float | None = 600
     noise_map: bool = False
+
+    def sizes(self, noise: Noise) -> tuple[int, int]:
+        """Patch size and batch size for this noise."""
+        usual = self.patch_size, self.batch_size
+        return self.sampled if self.sampled is not None and isinstance(noise, PixelSampling) else usual
 
 
 # The mean over all elements makes gradients small, hence the large learning rates of the reports' networks (without
@@ -66,8 +75,16 @@ class Preset:
 _REPORTS = Preset(optimizer="sgd", patch_size=32, batch_size=32, validation_pairs=1000, epochs=15, seconds=None)
 PRESETS = {
     # In ten minutes of Noise2Noise (Gaussian noise of 25) on two cores cosine was ahead of trapezoid at 1.5e-3 from the
-    # beginning to the end.
-    "unet": Preset(lr=2e-3, schedule="cosine", patch_size=40, batch_size=12, validation_pairs=1000, seconds=120),
+    # beginning to the end. Small batches: there are more steps then, as long as a step's costs do not outweigh them.
+    "unet": Preset(
+        lr=2e-3,
+        schedule="cosine",
+        patch_size=48,
+        batch_size=8,
+        sampled=(40, 12),
+        validation_pairs=1000,
+        seconds=120,
+    ),
     # Lehtinen et al. (2018), appendix A.1, but for smaller patches and more of them: 4 of 256 x 256 there.
     "noise2noise-unet": Preset(betas=(0.9, 0.99), schedule="rampdown", noise="gaussian:0-50"),
     # Zhang et al. (2017), and their PyTorch code, which divides the rate by 5 after 30 of 50 epochs; batches of 128.
@@ -86,6 +103,18 @@ PRESETS = {
 }
 
 
+def noise_of(args: argparse.Namespace) -> Noise:
+    """The noise that was asked for, or the network's; none for photographs that someone wants to learn from alone.
+
+    (Those are noisy. Dead leaves are clean.)
+    """
+    if args.noise is not None:
+        noise: Noise = args.noise
+        return noise
+    as_they_are = args.target == "self" and args.data is not None
+    return NoNoise() if as_they_are else parse_noise(PRESETS[args.network].noise)
+
+
 def fill_in(args: argparse.Namespace) -> None:
     """Replace the options of network and training that were not given (None) by the network's defaults.
 
@@ -100,7 +129,7 @@ def fill_in(args: argparse.Namespace) -> None:
         defaults: dict[str, Any] = {"lr": rate, "momentum": momentum}
     else:
         defaults = {"lr": preset.lr, "betas": list(preset.betas)}
-    defaults |= {"schedule": preset.schedule, "batch_size": preset.batch_size}
+    defaults |= {"schedule": preset.schedule, "batch_size": preset.sizes(noise_of(args))[1]}
     defaults |= {"validation_pairs": preset.validation_pairs}
     if args.epochs is None and args.time is None:
         defaults |= {"epochs": preset.epochs, "time": preset.seconds}
@@ -129,6 +158,16 @@ def defaults_of(value: Callable[[Preset], Any]) -> str:
         if str(value(preset)) != usual:
             others.setdefault(str(value(preset)), []).append(name)
     return "; ".join([usual, *(f"{', '.join(names)}: {text}" for text, names in others.items())])
+
+
+def size_of(index: int) -> Callable[[Preset], str]:
+    """For `defaults_of`: the patch size (0) or the batch size (1) of a preset."""
+
+    def text(preset: Preset) -> str:
+        usual = str((preset.patch_size, preset.batch_size)[index])
+        return usual if preset.sampled is None else f"{usual}, and {preset.sampled[index]} for pixel sampling"
+
+    return text
 
 
 def length_of(preset: Preset) -> str:

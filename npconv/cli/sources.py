@@ -31,14 +31,13 @@ from ..data import (
     Photos,
     dead_leaves,
     open_data,
-    parse_noise,
 )
 from ..data.images import ENDINGS
 from ..data.pairs import Shape, StoredPairs
 from ..data.patches import check_target
 from .parser import given
 from .progress import Bar
-from .recipe import PRESETS
+from .recipe import PRESETS, noise_of
 from .usable import ImageFile, usable
 
 TARGET = "noisy"  # the default; others are the network's, in recipe.py
@@ -104,11 +103,8 @@ def _open(path: str, channels: int | None, corrupt: str) -> Photos | Pairs:
 
 
 def _fill_in(args: argparse.Namespace) -> None:
-    # Dead leaves are clean; photographs that someone wants to learn from alone are noisy.
-    as_they_are = args.target == "self" and args.data is not None
-    preset = PRESETS[args.network]
-    noise = NoNoise() if as_they_are else parse_noise(preset.noise)
-    defaults = {"noise": noise, "target": TARGET, "patch_size": preset.patch_size, "patches": preset.patches}
+    preset, noise = PRESETS[args.network], noise_of(args)
+    defaults = {"noise": noise, "target": TARGET, "patch_size": preset.sizes(noise)[0], "patches": preset.patches}
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)

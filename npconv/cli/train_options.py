@@ -9,7 +9,7 @@ from ..data import parse_noise
 from ..data.patches import TARGETS
 from .duration import seconds_of
 from .parser import as_argument, whole
-from .recipe import NETWORK, OPTIMIZERS, PRESETS, SCHEDULES, defaults_of, length_of
+from .recipe import NETWORK, OPTIMIZERS, PRESETS, SCHEDULES, defaults_of, length_of, size_of
 from .sources import TARGET
 
 
@@ -42,9 +42,7 @@ def add_data(group: Any) -> None:
     group.add_argument(
         "--patches", type=whole(1), metavar="N", help=f"patches drawn an epoch ({defaults_of(lambda p: p.patches)})"
     )
-    group.add_argument(
-        "--patch-size", type=whole(1), metavar="PIXELS", help=f"their side ({defaults_of(lambda p: p.patch_size)})"
-    )
+    group.add_argument("--patch-size", type=whole(1), metavar="PIXELS", help=f"their side ({defaults_of(size_of(0))})")
     group.add_argument(
         "--no-augment", dest="augment", action="store_false", help="do not turn and mirror patches at random"
     )
@@ -89,9 +87,7 @@ def add_training(group: Any) -> None:
         metavar="TIME",
         help=f"how long to train: 90s, 10m, 1h30m, or seconds ({defaults_of(length_of)})",
     )
-    group.add_argument(
-        "--batch-size", type=whole(1), metavar="N", help=f"({defaults_of(lambda preset: preset.batch_size)})"
-    )
+    group.add_argument("--batch-size", type=whole(1), metavar="N", help=f"({defaults_of(size_of(1))})")
     group.add_argument("--optimizer", choices=OPTIMIZERS, help=f"({defaults_of(lambda preset: preset.optimizer)})")
     adam = defaults_of(lambda preset: f"{preset.lr:g}")
     group.add_argument(

@@ -18,7 +18,7 @@ import npconv
 from npconv import data, epochs, networks, optim
 from npconv.cli import build_parser, main, sources
 from npconv.cli.progress import TimeBar
-from npconv.cli.recipe import PRESETS, defaults_of, fill_in, make_schedule
+from npconv.cli.recipe import PRESETS, defaults_of, fill_in, make_schedule, size_of
 from npconv.cli.run_folder import RunFolder
 from npconv.cli.train_options import SCHEDULES
 from npconv.model import Model
@@ -91,6 +91,24 @@ EXPECTED = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ((), (40, 12)),  # pixel sampling: of an area of 320 pixels, and photographs of 321 are usual
+        (("--noise", "pixel-sampling:3"), (40, 12)),
+        (("--noise", "gaussian:25"), (48, 8)),
+        (("--data", "photos", "--target", "self"), (48, 8)),
+        (("--noise", "gaussian:25", "--patch-size", "20", "--batch-size", "3"), (20, 3)),
+        (("--network", "dncnn", "--noise", "pixel-sampling"), (40, 32)),
+    ],
+)
+def test_patch_and_batch_size_fit_the_noise(options: tuple[str, ...], sizes: tuple[int, int]) -> None:
+    args = build_parser().parse_args(["train", *options])
+    fill_in(args)
+    sources._fill_in(args)
+    assert (args.patch_size, args.batch_size) == sizes
+
+
 # 48 channels through the emulated threads of a GPU would take minutes.
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.cpu] if name == "noise2noise-unet" else []) for name in PRESETS]
@@ -114,19 +132,21 @@ def test_the_names_are_the_networks():
 def test_patches_batches_and_lengths():
     found = {name: (p.patch_size, p.batch_size, p.epochs, p.seconds) for name, p in PRESETS.items()}
     assert found["strided"] == found["strided-transposed"] == (32, 32, 15, None)
-    assert found["unet"] == (40, 12, None, 120)
+    assert found["unet"] == (48, 8, None, 120) and PRESETS["unet"].sampled == (40, 12)
     assert all((epochs is None) != (seconds is None) for _, _, epochs, seconds in found.values())
     for name, preset in PRESETS.items():
         network = networks.make(name, 3, **preset.options)
-        assert all(preset.patch_size % part == 0 for part in network.size_multiple), name
+        sizes = [preset.patch_size, *(preset.sampled or ())[:1]]
+        assert all(size % part == 0 for size in sizes for part in network.size_multiple), name
 
 
 def test_the_help_names_the_defaults(capsys):
     assert main(["train", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    for value in (lambda p: p.patch_size, lambda p: p.batch_size, lambda p: p.optimizer, lambda p: p.schedule):
+    for value in (size_of(0), size_of(1), lambda p: p.optimizer, lambda p: p.schedule):
         assert f"({defaults_of(value)})".replace(" ", "") in text.replace(" ", "")  # lines may end at a hyphen
-    assert "noise2noise-unet: 64; ffdnet: 50" in defaults_of(lambda p: p.patch_size)
+    assert "48, and 40 for pixel sampling; noise2noise-unet: 64; dncnn: 40" in defaults_of(size_of(0))
+    assert defaults_of(size_of(1)).startswith("8, and 12 for pixel sampling; noise2noise-unet: 16; ")
     assert "(2m; noise2noise-unet, dncnn, ffdnet: 10m; strided, strided-transposed: 15 epochs)" in text
 
 

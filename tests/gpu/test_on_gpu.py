@@ -194,6 +194,15 @@ def test_max_pooling_backward(dtype: str, device: Any, rng: np.random.Generator)
     assert_near(ours.max_pool2d_backward(grad, winners, SHAPE, POOL), back, BOUNDS[dtype])
 
 
+@pytest.mark.parametrize("name", ["masked_mse_forward", "masked_mse_backward"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_masked_loss(name: str, dtype: str, device: Any, rng: np.random.Generator) -> None:
+    prediction, target = (rng.standard_normal(SHAPE).astype(dtype) for _ in range(2))
+    weight = (rng.random(SHAPE) < 0.3).astype(dtype)
+    expected = getattr(cpu(), name)(*[array.astype("float64") for array in (prediction, target, weight)])
+    assert_near(getattr(FromHost(device()), name)(prediction, target, weight), expected, BOUNDS[dtype])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_updates(dtype: str, device: Any, rng: np.random.Generator) -> None:
     backend = device()
