@@ -42,8 +42,8 @@ class Preset:
     options: of the network, where not its own defaults. sgd: learning rate and momentum, should SGD train it; lr and
     betas are Adam's. multistep: after which shares of the run that schedule multiplies the rate, and by what. sampled:
     patch size and batch size for pixel sampling, where they are others: a patch is made of an area up to eight times as
-    wide, and photographs of 321 pixels have none for patches of more than 40. One of epochs and seconds is how long to
-    train. noise_map: whether the input has the noise level as a channel.
+    wide, which photographs of 321 pixels do not have for patches of more than 40. One of epochs and seconds is how long
+    to train. noise_map: whether the input has the noise level as a channel.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
