@@ -11,7 +11,7 @@ from .backends import backend
 from .backends.base import Array
 from .backends.geometry import integer, pair
 
-__all__ = ["array", "flag", "integer", "number", "pair", "probability"]
+__all__ = ["array", "flag", "integer", "number", "pair", "probability", "unmasked"]
 
 
 def number(value: Any, name: str, minimum: float = -math.inf, *, above: float | None = None) -> float:
@@ -43,10 +43,17 @@ def probability(value: Any, name: str) -> float:
     return result
 
 
+def unmasked(x: Any, what: str) -> Any:
+    """`x`; TypeError for a masked array, whose mask NumPy would forget: what it hides would count."""
+    if hasattr(x, "mask") and hasattr(x, "filled"):
+        raise TypeError(f"{what} must not be a masked array: give the hidden values a number with x.filled(number)")
+    return x
+
+
 def array(x: Any, what: str) -> Array:
     """`x` if it is a float32 or float64 array of the active backend; TypeError with the remedy if not."""
     active = backend()
-    if type(x) is active.xp.ndarray and x.dtype.char in "fd":
+    if type(x) is active.xp.ndarray and x.dtype.char in "fd" and x.dtype.isnative:
         return x
     if type(x) is not active.xp.ndarray:  # nor a subclass: a matrix or a masked array computes otherwise
         raise TypeError(
@@ -58,4 +65,11 @@ def array(x: Any, what: str) -> Array:
             f"{what} must be float32 or float64, got {x.dtype}: convert it with x.astype('float32'), "
             "and divide images of 0..255 by 255"
         )
+    if x.dtype.char in "fd":
+        raise TypeError(
+            f"{what} must be in the byte order of this machine, got dtype {x.dtype}: convert it with "
+            f"x.astype('{x.dtype.name}')"
+        )
+    if x.dtype.kind != "f":
+        raise TypeError(f"{what} must be float32 or float64 (real numbers), got {x.dtype}")
     raise TypeError(f"{what} must be float32 or float64, got {x.dtype}: convert it with x.astype('float32')")

@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Any, NoReturn, overload
 
 from . import receptive
+from .arithmetic import quiet
 from .backends import backend
 from .backends.base import Array
 from .backends.geometry import integer
@@ -348,6 +349,7 @@ class Sum(Parallel):
         return self._input_gradient([grad_output] * len(shapes))
 
 
+@quiet
 def _added_up(parts: list[Array], fresh: list[bool]) -> Array:
     """The sum of the parts, in their order; written over one of those that are `fresh`, which nobody else holds."""
     total, owned = parts[0], fresh[0]

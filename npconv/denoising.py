@@ -72,7 +72,7 @@ def denoise(
     channels that do not fit the network, a model that is no denoiser, and as `Model.predict`.
     """
     _check_model(model)
-    array = to_numpy(image)
+    array = to_numpy(checks.unmasked(image, "image"))
     if array.dtype.kind not in "buif":
         raise TypeError(f"image (dtype {array.dtype}) must be numbers")
     layout = usual_layout(array.shape) if axes is None else Layout.parse(axes)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import checks
+from .arithmetic import quiet
 from .backends import backend
 from .backends.base import Array
 from .backends.geometry import ConvGeometry, IntOrPair
@@ -30,6 +31,7 @@ def im2col(
     return backend().im2col(x if x.ndim == 4 else x[None], geometry)
 
 
+@quiet
 def col2im(
     columns: Array,
     input_shape: Sequence[int],

@@ -24,7 +24,10 @@ def as_images(images: Any) -> tuple[Array, bool]:
 
 def _checked(images: Any) -> Any:
     """Images of 0..255 as an array, looked at where they are: those of the host stay there."""
-    first = images[0] if isinstance(images, (list, tuple)) and images else images
+    several = images if isinstance(images, (list, tuple)) and images else [images]
+    for image in several:
+        checks.unmasked(image, "images")
+    first = several[0]
     there = backend().owns(first)
     xp = backend().xp if there else np
     try:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 from . import checks
+from .arithmetic import quiet
 from .backends import backend
 from .backends.base import Array
 from .module import BackwardError, Module, is_grad_enabled
@@ -27,6 +28,11 @@ class Layer(Module):
     Subclasses write `_forward(x) -> (y, saved)` and `_backward(grad, saved) -> dx`. `takes_images`: the input is
     (N, C, H, W), or (C, H, W), which `_forward` sees as a batch of one. `pointwise`: in evaluation, a pixel of the
     output depends on the same pixel of the input alone.
+
+    What goes in is never changed, and what has come out is never overwritten by a later call. Where nothing is computed
+    (Identity, Flatten, SelectChannels, PixelShuffle by 1, Dropout in evaluation), the output may lie in the memory of
+    the input, and a gradient in that of grad_output, as in PyTorch: copy one before changing it in place. Between
+    forward and backward neither input nor output may be changed: backward computes with them.
     """
 
     takes_images: ClassVar[bool] = False
@@ -53,6 +59,7 @@ class Layer(Module):
     def backward(self, grad_output: Array) -> Array:
         return self._checked_backward(grad_output, self._backward)
 
+    @quiet
     def _checked_forward(self, x: Array, compute: Callable[[Array], tuple[Array, Any]]) -> Array:
         """`compute` is `_forward`, or does the same in another way."""
         who = type(self).__name__
@@ -68,6 +75,7 @@ class Layer(Module):
         self._kept = Kept(saved, x.dtype, y.shape, unbatched) if is_grad_enabled() else None
         return y
 
+    @quiet
     def _checked_backward(self, grad_output: Array, compute: Callable[[Array, Any], Array | None]) -> Array:
         """`compute` is `_backward`, or does the same in another way."""
         who = type(self).__name__

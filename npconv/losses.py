@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from . import checks
+from .arithmetic import quiet
 from .backends import backend
 from .backends.base import Array
 from .module import BackwardError, is_grad_enabled
@@ -41,6 +42,7 @@ class Loss(ABC):
         """The loss; keeps both arrays for `backward`, unless under `no_grad`. Raises what `evaluate` raises."""
         return float(self.evaluate(prediction, target))
 
+    @quiet
     def evaluate(self, prediction: Array, target: Array) -> Any:
         """As `forward`, but what a device has computed stays there until someone takes float() of it, and waits.
 
@@ -64,6 +66,7 @@ class Loss(ABC):
         value, factor = self.value(prediction, target), self._factor(prediction)
         return value if factor == 1 else value * factor
 
+    @quiet
     def backward(self) -> Array:
         """The gradient of the last forward's loss with respect to its prediction."""
         if self._kept is None:

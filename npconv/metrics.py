@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .checks import number
+from .arithmetic import quiet
+from .checks import number, unmasked
 
 __all__ = ["pooled_psnr", "psnr", "psnr_of_mse", "psnr_per_image", "ssim", "ssim_per_image"]
 
@@ -72,6 +73,7 @@ def ssim(prediction: np.ndarray, target: np.ndarray, peak: float = 255.0) -> flo
     return float(np.mean(ssim_per_image(prediction, target, peak)))
 
 
+@quiet
 def ssim_per_image(prediction: np.ndarray, target: np.ndarray, peak: float = 255.0) -> np.ndarray:
     """The SSIM of each image, as `ssim` describes it: (N,), float64."""
     images, others = _check(prediction, target, peak)
@@ -104,6 +106,7 @@ def _windowed(image: np.ndarray) -> np.ndarray:
     return sum(weight * down[:, :, i : i + width] for i, weight in enumerate(weights))
 
 
+@quiet
 def _squared_errors(prediction: np.ndarray, target: np.ndarray, peak: float) -> np.ndarray:
     """The mean squared error of each image on values divided by peak: (N,), float64."""
     predictions, targets = _check(prediction, target, peak)
@@ -115,7 +118,7 @@ def _squared_errors(prediction: np.ndarray, target: np.ndarray, peak: float) -> 
 
 def _check(prediction: np.ndarray, target: np.ndarray, peak: float) -> tuple[np.ndarray, np.ndarray]:
     """Both as (N, C, H, W), of one shape and finite."""
-    prediction, target = np.asarray(prediction), np.asarray(target)
+    prediction, target = np.asarray(unmasked(prediction, "prediction")), np.asarray(unmasked(target, "target"))
     if prediction.shape != target.shape:
         raise ValueError(f"shapes of prediction {prediction.shape} and target {target.shape} must be equal")
     if prediction.ndim not in (3, 4) or prediction.size == 0:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from . import checks
+from .arithmetic import quiet
 from .backends import backend
 from .backends.base import Array
 from .flat import FlatParameters, flattened
@@ -73,6 +74,7 @@ class Optimizer(ABC):
         """One step of one parameter, in place."""
         self._prepared(parameter, state, group)()
 
+    @quiet
     def step(self) -> None:
         """Change every parameter once. Raises ValueError, before any changes, if a learning rate is not allowed."""
         if is_written_by(Optimizer, self, "_update"):
@@ -189,9 +191,22 @@ def _as_parameter(item: Any) -> Any:
     if isinstance(item, (Parameter, _Pair)):
         return item
     if isinstance(item, tuple) and len(item) == 2 and all(backend().owns(part) for part in item):
-        return _Pair(*item)
+        return _as_pair(*item)
     kind = type(item).__name__
     raise TypeError(f"the optimizer takes Parameters or (parameter, gradient) pairs of arrays, got {kind}")
+
+
+def _as_pair(data: Array, grad: Array) -> _Pair:
+    """TypeError or ValueError for what a step could not change, or would broadcast."""
+    checks.array(data, "the parameter of a pair")
+    checks.array(grad, "the gradient of a pair")
+    if grad.shape != data.shape:
+        raise ValueError(f"the gradient of a pair, of shape {grad.shape}, must have the parameter's {data.shape}")
+    if grad.dtype != data.dtype:
+        raise TypeError(f"the gradient of a pair ({grad.dtype}) must have the parameter's dtype {data.dtype}")
+    if not getattr(data.flags, "writeable", True):  # CuPy knows no other arrays
+        raise ValueError(f"the parameter of a pair must not be read-only: a step changes it (shape {data.shape})")
+    return _Pair(data, grad)
 
 
 def _check_parameters(who: str, parameters: list[Any]) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import processes
+from .arithmetic import quiet
 from .backends import backend
 from .backends.base import Array
 from .flat import whole_arrays
@@ -141,6 +142,7 @@ class Crew:
             self._alone = processes.computes_alone(network, loss)
         return self._alone
 
+    @quiet
     def gradients(self, network: Module, loss: Loss, x: Array, target: Array) -> Any:
         """Forward, loss and backward on shares of the batch; the network's gradients become their sum.
 
@@ -314,6 +316,7 @@ class CollapseWatch:
             return self.network.replica().eval().forward(self.probe)
 
 
+@quiet
 def _difference(images: Array) -> float:
     """The root mean square over pixels of the standard deviation over images (of one image: over its pixels).
 

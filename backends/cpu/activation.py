@@ -33,7 +33,7 @@ class ActivationOps(Elementwise):
         return self.elementwise(_relu_backward, (grad, output), out)
 
     def leaky_relu_forward(self, x: Array, slope: float, out: Array | None = None) -> Array:
-        if not suits(x) or slope <= 0:
+        if not suits(x) or x.dtype.type(slope) <= 0:
             return super().leaky_relu_forward(x, slope, out)
         # For a positive slope, which of x and slope x is the larger one depends on the sign of x alone.
         larger = np.maximum if slope <= 1 else np.minimum

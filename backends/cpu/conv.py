@@ -58,7 +58,7 @@ class ConvOps(CpuOperations):
     def conv2d_backward(
         self, grad: Array, x: Array, weight: Array, geometry: ConvGeometry, input_gradient: bool = True
     ) -> tuple[Array | None, Array, Array]:
-        if self.algorithm == "im2col":
+        if self.algorithm == "im2col" or (input_gradient and not _is_finite(weight)):
             return super().conv2d_backward(grad, x, weight, geometry, input_gradient)
         kept = transformed.take(x)
         x, grad = pixels_last(x), pixels_last(grad)
@@ -73,7 +73,7 @@ class ConvOps(CpuOperations):
         return x_grad, weight_grad.transpose(3, 2, 0, 1), self._channel_sum(grad)
 
     def conv_transpose2d_forward(self, x: Array, weight: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
-        if self.algorithm == "im2col":
+        if self.algorithm == "im2col" or not _is_finite(weight):
             return super().conv_transpose2d_forward(x, weight, bias, geometry)
         size, channels = geometry.transposed_size(x.shape[2:]), weight.shape[1] * geometry.groups
         y = empty((x.shape[0], *size, channels), x.dtype)
@@ -99,15 +99,16 @@ class ConvOps(CpuOperations):
     def upsample_conv2d_forward(
         self, x: Array, weight: Array, bias: Array | None, scale: Pair, geometry: ConvGeometry
     ) -> Array:
-        if self.algorithm == "im2col" or geometry.stride != (1, 1):
+        if self.algorithm == "im2col" or geometry.stride != (1, 1) or not _is_finite(weight):
             return super().upsample_conv2d_forward(x, weight, bias, scale, geometry)
         if differences.applies(self.algorithm, x, weight, scale, geometry):
             y = self._doubled(x, weight, bias)
-            if y is not None:
-                return y
-        size = geometry.output_size((x.shape[2] * scale[0], x.shape[3] * scale[1]))
-        adjoint = transposed_geometry(x.shape, scale, geometry, size)
-        return self.conv_transpose2d_forward(x, _enlarged(weight, scale, geometry), bias, adjoint)
+        else:
+            size = geometry.output_size((x.shape[2] * scale[0], x.shape[3] * scale[1]))
+            adjoint = transposed_geometry(x.shape, scale, geometry, size)
+            y = self.conv_transpose2d_forward(x, _enlarged(weight, scale, geometry), bias, adjoint)
+            y = y if finite(pixels_last(y)) else None  # an infinity times the sum of two weights is not that of both
+        return super().upsample_conv2d_forward(x, weight, bias, scale, geometry) if y is None else y
 
     def upsample_conv2d_backward(
         self,
@@ -118,16 +119,19 @@ class ConvOps(CpuOperations):
         geometry: ConvGeometry,
         input_gradient: bool = True,
     ) -> tuple[Array | None, Array, Array]:
-        if self.algorithm == "im2col" or geometry.stride != (1, 1):
+        if self.algorithm == "im2col" or geometry.stride != (1, 1) or not _is_finite(weight):
             return super().upsample_conv2d_backward(grad, x, weight, scale, geometry, input_gradient)
         if differences.applies(self.algorithm, x, weight, scale, geometry) and len(x) >= self._pool.parts:
             found = self._doubled_backward(grad, x, weight, input_gradient)
             if found is not None:
                 return found
-        large = _enlarged(weight, scale, geometry)
-        adjoint = transposed_geometry(x.shape, scale, geometry, (grad.shape[2], grad.shape[3]))
-        x_grad, large_grad, bias_grad = self.conv_transpose2d_backward(grad, x, large, adjoint, input_gradient)
-        return x_grad, kernel_gradient(large_grad, weight.shape, scale, geometry), bias_grad
+        else:
+            large = _enlarged(weight, scale, geometry)
+            adjoint = transposed_geometry(x.shape, scale, geometry, (grad.shape[2], grad.shape[3]))
+            x_grad, large_grad, bias_grad = self.conv_transpose2d_backward(grad, x, large, adjoint, input_gradient)
+            if finite(large_grad) and (x_grad is None or finite(pixels_last(x_grad))):
+                return x_grad, kernel_gradient(large_grad, weight.shape, scale, geometry), bias_grad
+        return super().upsample_conv2d_backward(grad, x, weight, scale, geometry, input_gradient)
 
     # ---- doubling and convolving, from differences ----
     def _doubled(self, x: Array, weight: Array, bias: Array | None) -> Array | None:
@@ -294,6 +298,12 @@ class ConvOps(CpuOperations):
 
 def _enlarged(weight: Array, scale: Pair, geometry: ConvGeometry) -> Array:
     return prepared.prepared(weight, (scale, geometry), lambda: enlarged_kernel(weight, scale, geometry))
+
+
+def _is_finite(weight: Array) -> bool:
+    """Where the kernel is not finite, only the reference is right: an adjoint that is computed as a convolution would
+    multiply infinities with the zeros around the image."""
+    return prepared.prepared(weight, "finite", lambda: finite(weight.ravel(order="K")))
 
 
 def _work(x: Array, y: Array, geometry: ConvGeometry) -> choice.Work:

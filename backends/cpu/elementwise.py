@@ -20,6 +20,7 @@ Result = TypeVar("Result")
 # Elements of a block. Shorter ones would lie in the cache from one pass to the next, but cost more than they save: at
 # each call, a thread gives the interpreter's lock away and waits for it.
 BLOCK = 1 << 19
+LARGEST = {char: float(np.finfo(char).max) for char in "fd"}  # number of a dtype
 ROW = 1 << 13  # NumPy's maximum of an array and a number is three times slower than that of rows and a row
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..base import Array
-from .elementwise import ROW, Elementwise, suits
+from .elementwise import LARGEST, ROW, Elementwise, suits
 from .memory import empty
 from .operations import WORTH_SPLITTING
 from .pixels import images, pixels
@@ -44,6 +44,8 @@ class NormalizationOps(Elementwise):
             # The rounding of the mean to x's dtype is taken back: var(x) = mean(c^2) - mean(c)^2.
             first, square = sum(self._split_rows(rows, lambda part: moments(part, rounded))) / len(rows)
             rounded, var = (rounded + first).astype(x.dtype), square - first**2
+        if not _are_moderate(rounded, var):
+            return super().batch_norm_statistics(x)
         return rounded, var.astype(x.dtype)
 
     def batch_norm_forward(
@@ -56,8 +58,8 @@ class NormalizationOps(Elementwise):
         scale = inverse if weight is None else inverse * weight
         shift = np.zeros_like(mean) if bias is None else bias
         centre = None
-        if (abs(mean * inverse) <= NEAR).all():
-            shift = shift - mean * scale
+        if (abs(mean * inverse) <= NEAR).all() or not _are_moderate(mean, var, inverse, scale):
+            shift = shift - mean * scale  # where numbers are extreme, this form overflows for those of PyTorch's
         else:
             centre = mean
 
@@ -88,10 +90,12 @@ class NormalizationOps(Elementwise):
             return np.stack([channel_sums(products), channel_sums(rows[part])])
 
         product, bias_grad = sum(self._split_rows(rows, sums))
+        scale = inverse if weight is None else inverse * weight
+        if not _are_moderate(mean, var, inverse, scale, product, bias_grad):
+            return super().batch_norm_backward(grad, x, mean, var, weight, eps, batch)
         if near:
             product = product - mean * bias_grad
         weight_grad = product * inverse
-        scale = inverse if weight is None else inverse * weight
         # The mean and the variance move with x: equation block 3.1 of the paper, collected per channel into
         # x_grad = scale grad - slope x + shift
         slope = scale * weight_grad * inverse / len(rows)
@@ -109,6 +113,15 @@ class NormalizationOps(Elementwise):
 
     def _split_rows(self, rows: Array, work: Callable[[slice], Result]) -> list[Result]:
         return self.split(len(rows), work, -(-WORTH_SPLITTING // rows.shape[1]))
+
+
+def _are_moderate(*channels: Array) -> bool:
+    """Whether these numbers of channels (C,) are finite, and so small that products of two are as well.
+
+    Elsewhere the order of operations decides what overflows; the reference's is that of PyTorch.
+    """
+    largest = LARGEST[channels[0].dtype.char]
+    return all(np.dot(values, values) < largest for values in channels)  # not so where one is NaN
 
 
 def channel_sums(rows: Array) -> Array:

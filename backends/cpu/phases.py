@@ -24,10 +24,12 @@ import numpy as np
 
 from ..base import Array
 from ..geometry import ConvGeometry, Pair
+from .fold import fold
 from .frame import BLOCK_BYTES, blocks, frame, windows
 from .memory import empty
 from .prepared import prepared
 from .unfold import repeated
+from .winograd import finite
 
 
 class Reach(NamedTuple):
@@ -58,6 +60,11 @@ def forward(
         top, left = down.first - down.taps + 1, across.first - across.taps + 1
         framed = frame(x[part], top, left, down.positions + down.taps - 1, across.positions + across.taps - 1)
         _lay_rows(framed, weight, bias, geometry, y[part, rows], (down, across), rows.start)
+        if geometry.kernel[1] % stride[1] and not finite(y[part, rows]):
+            # The kernel was filled up to whole phases: an infinity has met zeros where the kernel has no tap.
+            shape = (part.stop - part.start, y.shape[3], *y.shape[1:3])
+            exact = fold(x[part].transpose(0, 3, 1, 2), weight, geometry, shape, bias)
+            y[part, rows] = exact.transpose(0, 2, 3, 1)[:, rows]
 
 
 def _lay_rows(

@@ -29,7 +29,8 @@ class PoolingOps(Elementwise):
         def pool(part: slice) -> bool:
             return _largest(padded[part], geometry, best[part], winners[part])
 
-        if not all(self.split(n, pool, least_images(x))):  # NaN, which is rare, and neither larger nor equal
+        if not all(self.split(n, pool, least_images(x))):
+            # NaN is neither larger nor equal; and minus infinity not larger than the padding, which must not win.
             return super().max_pool2d_forward(x, geometry)
         return images(best), images(winners)
 
@@ -117,7 +118,7 @@ def _covers(geometry: ConvGeometry, size: tuple[int, ...], out: tuple[int, ...])
 
 
 def _largest(padded: Array, geometry: ConvGeometry, best: Array, winners: Array) -> bool:
-    """The largest value of each window and its tap, the first of equals; False if there is NaN among them.
+    """The largest value of each window and its tap, the first of equals; False if not all of these are finite.
 
     Each tap is copied first: copying short runs is fast, and so is arithmetic on long ones.
     """
@@ -135,7 +136,7 @@ def _largest(padded: Array, geometry: ConvGeometry, best: Array, winners: Array)
         np.multiply(better.view(np.uint8), winners.dtype.type(tap), out=number)
         np.maximum(winners, number, out=winners)
     flat = best.reshape(-1)
-    return not np.isnan(np.dot(flat, flat))  # squares do not cancel: NaN comes from NaN only
+    return bool(np.isfinite(np.dot(flat, flat)))
 
 
 def _to_winners(grad: Array, winners: Array, geometry: ConvGeometry, padded: Array, apart: bool) -> None:

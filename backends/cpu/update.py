@@ -120,8 +120,8 @@ def _adam(
     change *= 1 - betas[0]
     first += change
     second *= betas[1]
-    np.multiply(grad, grad, out=change)
-    change *= 1 - betas[1]
+    np.multiply(grad, 1 - betas[1], out=change)
+    change *= grad
     second += change
     if largest is not None:
         second = np.maximum(largest, second, out=largest)

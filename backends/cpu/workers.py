@@ -121,7 +121,8 @@ class WorkerPool:
     def run(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
         """Run the tasks at the same time; the first exception (in the order of tasks) is raised after all end."""
         if len(tasks) <= 1:
-            return [task() for task in tasks]
+            with np.errstate(all="ignore"):
+                return [task() for task in tasks]
         self._start()
         group = _Group(tasks)
         with self._blas.limited():

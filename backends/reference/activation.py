@@ -25,10 +25,10 @@ class ActivationOps(Backend):
 
     def sigmoid_forward(self, x: Array, out: Array | None = None) -> Array:
         # exp in float64, rounded once: NumPy's float32 exp is off by up to 2.5 units in the last place. Beyond the
-        # bound it would overflow; there the result is below the smallest normal number anyway.
+        # bound it would overflow; there the result is below the smallest normal number, and 0 in PyTorch.
         bound = 88.0 if x.dtype.itemsize == 4 else 709.0
         exponential = self.xp.exp(-self.xp.maximum(x, -bound).astype(self.xp.float64)).astype(x.dtype)
-        return self.xp.divide(1, 1 + exponential, out=out)
+        return _into(out, self.xp.where(x < -bound, x.dtype.type(0), 1 / (1 + exponential)))
 
     def sigmoid_backward(self, grad: Array, output: Array, out: Array | None = None) -> Array:
         return self.xp.multiply(grad, output * (1 - output), out=out)

@@ -19,7 +19,10 @@ class LossOps(Backend):
         return float(self.xp.mean(self.xp.abs(prediction - target), dtype=self.xp.float64))
 
     def l1_backward(self, prediction: Array, target: Array) -> Array:
-        return self.xp.sign(prediction - target) * (1 / prediction.size)
+        # The sign is 0 also where the difference is NaN, as in PyTorch.
+        difference = prediction - target
+        sign = (difference > 0).astype(prediction.dtype) - (difference < 0).astype(prediction.dtype)
+        return sign * (1 / prediction.size)
 
     def masked_mse_forward(self, prediction: Array, target: Array, weight: Array) -> Array:
         difference = prediction - target

@@ -17,7 +17,8 @@ class NormalizationOps(Backend):
         mean = x.mean(axis=(0, 2, 3), dtype=self.xp.float64)
         centred = x - _channels(mean.astype(x.dtype))
         # The rounding of the mean to x's dtype is taken back: var(x) = mean(c^2) - mean(c)^2.
-        var = self._channel_mean(centred * centred) - self._channel_mean(centred) ** 2
+        square, rest = self._channel_mean(centred * centred), self._channel_mean(centred) ** 2
+        var = self.xp.where(square == self.xp.inf, square, square - rest)  # not NaN where the squares have overflowed
         return mean.astype(x.dtype), var.astype(x.dtype)
 
     def batch_norm_forward(
@@ -33,17 +34,19 @@ class NormalizationOps(Backend):
     def batch_norm_backward(
         self, grad: Array, x: Array, mean: Array, var: Array, weight: Array | None, eps: float, batch: bool
     ) -> tuple[Array, Array, Array]:
-        inverse = self._inverse_deviation(var, eps)
-        normal = (x - _channels(mean)) * _channels(inverse)
-        count = x.shape[0] * x.shape[2] * x.shape[3]
-        weight_grad, bias_grad = self._channel_mean(grad * normal), self._channel_mean(grad)
-        scale = inverse if weight is None else inverse * weight
+        inverse, count = self._inverse_deviation(var, eps), x.shape[0] * x.shape[2] * x.shape[3]
+        centred = x - _channels(mean)
+        # The order of the products is PyTorch's: so both overflow for the same numbers.
+        product, bias_grad = (a.sum(axis=(0, 2, 3), dtype=self.xp.float64) for a in (centred * grad, grad))
         x_grad = grad
         if batch:
             # The mean and the variance move with x: equation block 3.1 of the paper, collected.
-            x_grad = grad - _channels(bias_grad.astype(x.dtype)) - normal * _channels(weight_grad.astype(x.dtype))
-        x_grad = x_grad * _channels(scale)
-        return x_grad, (weight_grad * count).astype(x.dtype), (bias_grad * count).astype(x.dtype)
+            slope = product.astype(x.dtype) * inverse * inverse / count
+            x_grad = grad - _channels((bias_grad / count).astype(x.dtype)) - centred * _channels(slope)
+        x_grad = x_grad * _channels(inverse)
+        if weight is not None:
+            x_grad *= _channels(weight)
+        return x_grad, (product * inverse).astype(x.dtype), bias_grad.astype(x.dtype)
 
     def keep_mask(self, x: Array, probability: float, generator: Any) -> Array:
         if x.ndim == 4:  # drawn channels-last, as images lie in memory

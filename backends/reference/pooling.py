@@ -13,17 +13,17 @@ class PoolingOps(Backend):
     def max_pool2d_forward(self, x: Array, geometry: ConvGeometry) -> tuple[Array, Array]:
         xp = self.xp
         out = geometry.output_size(x.shape[2:])
-        # Padding must never win: shift zero padding to minus infinity.
-        outside = self.pad2d_forward(xp.ones((1, 1, *x.shape[2:]), dtype=bool), geometry.padding, "zeros")
-        padded = xp.where(outside, self.pad2d_forward(x, geometry.padding, "zeros"), x.dtype.type(-xp.inf))
-        best = winners = None
+        padded = self.pad2d_forward(x, geometry.padding, "zeros")
+        inside = self.pad2d_forward(xp.ones((1, 1, *x.shape[2:]), dtype=bool), geometry.padding, "zeros")
+        best = xp.full((*x.shape[:2], *out), -xp.inf, dtype=x.dtype)
+        winners, found = xp.zeros(best.shape, dtype=xp.int32), xp.zeros((1, 1, *out), dtype=bool)
         for i, j, (rows, columns) in tap_slices(geometry, out):
-            tap, values = i * geometry.kernel[1] + j, padded[:, :, rows, columns]
-            if best is None:
-                best, winners = values, xp.zeros(values.shape, dtype=xp.int32)
-                continue
-            better = (values > best) | xp.isnan(values)  # NaN wins, as in PyTorch
-            best, winners = xp.where(better, values, best), xp.where(better, xp.int32(tap), winners)
+            values, there = padded[:, :, rows, columns], inside[:, :, rows, columns]
+            # Padding never wins, not even over minus infinity: the first pixel inside does. NaN wins, as in PyTorch.
+            better = there & ((values > best) | xp.isnan(values) | ~found)
+            best = xp.where(better, values, best)
+            winners = xp.where(better, xp.int32(i * geometry.kernel[1] + j), winners)
+            found = found | there
         return self.images(best), self.images(winners)
 
     def max_pool2d_backward(self, grad: Array, winners: Array, shape: tuple[int, ...], geometry: ConvGeometry) -> Array:

@@ -46,7 +46,7 @@ class UpdateOps(Backend):
             grad = grad + weight_decay * data
         first += (1 - betas[0]) * (grad - first)
         second *= betas[1]
-        second += (1 - betas[1]) * (grad * grad)
+        second += ((1 - betas[1]) * grad) * grad  # in this order: grad * grad would overflow where PyTorch does not
         if largest is not None:
             self.xp.maximum(largest, second, out=largest)
             second = largest

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from ..arithmetic import quiet
 from ..checks import integer
 from .values import as_array, check_finite, check_scale, check_share
 
@@ -132,6 +133,7 @@ class ArrayPairs(StoredPairs):
         super().__init__(inputs.shape)
         self._inputs, self._targets = inputs, targets
 
+    @quiet
     def _read(self, indices: np.ndarray) -> Batch:
         return self._inputs[indices].astype(np.float32), self._targets[indices].astype(np.float32)
 

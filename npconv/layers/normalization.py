@@ -94,6 +94,8 @@ class BatchNorm2d(Layer):
             mean, var = backend().batch_norm_statistics(x)
             if self.training and self.track_running_stats:
                 self._track(mean, var, x.shape[0] * x.shape[2] * x.shape[3])
+            if self.eps == 0:  # a channel without variance becomes its bias, and not 0 / 0
+                var = backend().xp.where(var == 0, var.dtype.type(np.inf), var)
         else:
             assert self.running_mean is not None and self.running_var is not None  # not uses_batch
             mean, var = (s.astype(x.dtype) for s in (self.running_mean, self.running_var))

@@ -39,9 +39,9 @@ extern "C" __global__ void loss_mean(int parts, const double *partial, double *m
     if (threadIdx.x == 0) *mean = total / count;
 }
 
-// Squared: 2 (p - t) / count; absolute: sign(p - t) / count, NaN where p - t is. `factor` is 2 or 1 over count.
+// Squared: 2 (p - t) / count; absolute: sign(p - t) / count, 0 where p - t is NaN. `factor` is 2 or 1 over count.
 __device__ inline REAL slope_of(REAL difference, REAL factor, int loss) {
-    if (loss == ABSOLUTE) difference = difference > 0 ? REAL(1) : difference < 0 ? REAL(-1) : difference;
+    if (loss == ABSOLUTE) difference = difference > 0 ? REAL(1) : difference < 0 ? REAL(-1) : REAL(0);
     return difference * factor;
 }
 

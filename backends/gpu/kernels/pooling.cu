@@ -27,7 +27,8 @@ struct alignas(LANES * sizeof(Winner)) Winners {
     int height, int image_width, int out_height, int out_width, int channels, int kernel_height, int kernel_width,     \
         int stride_y, int stride_x, int top, int left, int dilation_y, int dilation_x
 
-// The largest value and its tap, the first of equals; padding counts as minus infinity; NaN wins, as in PyTorch.
+// The largest value and its tap, the first of equals; padding never wins, not even over minus infinity; NaN wins, as
+// in PyTorch.
 extern "C" __global__ void max_pool_forward(
     long long rows, int width, const REAL *x, REAL *best_values, Winner *winners, GEOMETRY) {
     const unsigned column = own_column();
@@ -37,6 +38,7 @@ extern "C" __global__ void max_pool_forward(
         const Row out = split_row(row, out_height);
         Vector best;
         Winners winner;
+        bool found = false;  // a pixel inside the image
         for (int l = 0; l < LANES; ++l) {
             best.lane[l] = -real_infinity();
             winner.lane[l] = 0;
@@ -49,11 +51,12 @@ extern "C" __global__ void max_pool_forward(
                 if (x_at < 0 || x_at >= image_width) continue;
                 const Vector value = load(x, vector_at(out.image, y, x_at, channel, height, image_width, channels));
                 for (int l = 0; l < LANES; ++l) {
-                    if (value.lane[l] > best.lane[l] || is_nan(value.lane[l])) {
+                    if (value.lane[l] > best.lane[l] || is_nan(value.lane[l]) || !found) {
                         best.lane[l] = value.lane[l];
                         winner.lane[l] = static_cast<Winner>(i * kernel_width + j);
                     }
                 }
+                found = true;
             }
         }
         store(best_values, row * width + column, best);

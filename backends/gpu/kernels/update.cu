@@ -69,7 +69,7 @@ __device__ inline void adam_element(
     REAL &data, REAL grad, REAL &first, REAL &second, REAL &largest, const Adam &options) {
     if (options.weight_decay != 0) grad = grad + options.weight_decay * data;
     first += options.rise1 * (grad - first);
-    second = second * options.beta2 + options.rise2 * (grad * grad);
+    second = second * options.beta2 + (options.rise2 * grad) * grad;  // grad * grad may overflow where this does not
     REAL moment = second;
     if (options.amsgrad) {
         if (second > largest || is_nan(second)) largest = second;
