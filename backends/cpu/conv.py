@@ -178,6 +178,8 @@ class ConvOps(CpuOperations):
         if geometry.groups == 1 and self._few_pixels(y, weight.size):
             self._over_channels(y.shape[3], partial(_some_channels, algorithm.forward, x, weight, bias, geometry, y))
             return
+        if self._algorithm(x, y, geometry, True) is not algorithm:
+            kept = None  # the kernel's gradient will be computed in another way
         with prepared.constant_weights():  # the workers share what is made here
             if geometry.groups == 1 and isinstance(algorithm, Winograd | dilated.Dilated):
                 algorithm.prepare(weight, self.split)

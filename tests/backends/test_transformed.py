@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 import npconv as nc
 from npconv.backends import backend
-from npconv.backends.cpu import transformed, winograd
+from npconv.backends.cpu import conv, transformed, winograd
 from npconv.backends.geometry import ConvGeometry
 
 pytestmark = pytest.mark.cpu
@@ -100,15 +101,14 @@ def test_an_array_that_holds_other_values_since_is_transformed_again(
 
 
 def test_other_padding_makes_other_tiles(rng: np.random.Generator, winograd_backend: Any) -> None:
-    """The same input to two convolutions: each gradient is that of its own."""
-    x, _, weight = arrays(rng)
-    for first, second in ((0, 1), (1, 0)):
-        upstream = nc.asarray(rng.standard_normal((3, 6, 11 + 2 * second, 11 + 2 * second)), "float32")
-        geometry = ConvGeometry.parse(3, 1, second)
+    """The same input to two convolutions whose outputs are of one size: each gradient is that of its own."""
+    x, grad, weight = arrays(rng)
+    below = replace(GEOMETRY, padding=((0, 2), (0, 2)))
+    for first, second in ((GEOMETRY, below), (below, GEOMETRY)):
         with winograd_backend.training_step():
-            winograd_backend.conv2d_forward(x, weight, None, ConvGeometry.parse(3, 1, first))
-            found = winograd_backend.conv2d_backward(upstream, x, weight, geometry, False)[1]
-        assert np.array_equal(found, winograd_backend.conv2d_backward(upstream, x, weight, geometry, False)[1])
+            winograd_backend.conv2d_forward(x, weight, None, first)
+            found = winograd_backend.conv2d_backward(grad, x, weight, second, False)[1]
+        assert np.array_equal(found, winograd_backend.conv2d_backward(grad, x, weight, second, False)[1])
 
 
 def test_what_does_not_fit_is_transformed_again(
@@ -123,6 +123,34 @@ def test_what_does_not_fit_is_transformed_again(
         once = len(inputs_made)
         found = winograd_backend.conv2d_backward(grad, x, weight, GEOMETRY, False)[1]
     assert len(inputs_made) == 2 * once and np.array_equal(found, expected)
+
+
+def test_nothing_is_kept_where_the_kernel_s_gradient_takes_another_way(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, grad, weight = arrays(rng)
+    active = backend()
+    monkeypatch.setattr(conv.choice, "for_output", lambda *_: "winograd2")
+    monkeypatch.setattr(conv.choice, "for_kernel", lambda *_: "unfold")
+    conv.of_groups.cache_clear()
+    try:
+        with active.training_step():
+            room = transformed._room.get()
+            active.conv2d_forward(x, weight, None, GEOMETRY)
+            assert room is not None and room.bytes == transformed.ROOM_BYTES
+            active.conv2d_backward(grad, x, weight, GEOMETRY, False)
+    finally:
+        conv.of_groups.cache_clear()
+
+
+def test_a_backward_gives_all_room_back(rng: np.random.Generator, winograd_backend: Any) -> None:
+    x, grad, weight = arrays(rng)
+    with winograd_backend.training_step():
+        room = transformed._room.get()
+        winograd_backend.conv2d_forward(x, weight, None, GEOMETRY)
+        assert room is not None and room.bytes < transformed.ROOM_BYTES
+        winograd_backend.conv2d_backward(grad, x, weight, GEOMETRY, False)
+        assert room.bytes == transformed.ROOM_BYTES
 
 
 def test_room_comes_back(rng: np.random.Generator) -> None:
