@@ -163,6 +163,7 @@ def test_steady_training_allocates_nothing_large(
 ) -> None:
     """Once every thread has had every share: which of them takes one is a matter of chance."""
     monkeypatch.setenv("NPCONV_PROCESSES", processes)
+    memory.release()  # earlier tests may have left blocks of all sizes
     blocks, make = [], memory._new_block  # tracemalloc does not see what comes straight from the system
     monkeypatch.setattr(memory, "_new_block", lambda size, free: blocks.append(size) or make(size, free))
     model = nc.Model(nc.networks.strided(16, 3, upsampling))
@@ -174,7 +175,7 @@ def test_steady_training_allocates_nothing_large(
     peaks, left = zip(*(_allocated(lambda: model.train_batch(x, t)) for _ in range(6)), strict=True)
     assert len(blocks) <= made + 2, "steps go on asking for memory"  # a thread may meet a share that is new to it
     activation = 32 * 16 * 16 * 16 * 4
-    # A worker whose share comes late may find no free block of its own: half an activation, now and then.
+    # Kernels by phase, masks and Python's own: 155 KB in one worker, 262 KB where two have them at the same moment.
     assert min(peaks) < 0.6 * activation, "a step allocates an array as large as an activation"
     assert min(left) < 20_000, "steps leave memory behind"
 
