@@ -12,7 +12,7 @@ classical  noisy, blur, median, nlm, tv: each with the settings that are best on
 npconv     `npconv train --time`, all else by default: the model it writes
 torch      the same command, but PyTorch takes the steps (see torch_training.py), in its faster memory format
 self       `npconv train --time --target self`: from the noisy photographs alone, one noise realisation of each, and the
-           best epoch by hidden pixels of noisy photographs; only the table compares it with clean ones
+           best epoch by noisy values of other photographs; only the table compares it with clean ones
 """
 
 from __future__ import annotations

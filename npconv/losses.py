@@ -119,10 +119,10 @@ class MaskedMSE(Loss):
     """The mean of (prediction - target)^2 over weighted elements: what blind-spot training minimises.
 
     prediction: (N, C, ...); target: (N, 2C, ...), C channels of values, then C of weights of at least 0, most of them
-    0 or 1; `data.PatchPairs` with target "self" gives such targets. Each image counts the same: the loss is the mean
-    over images of sum(w (p - t)^2) / sum(w), and an image without any weight counts 0. Gradient, with respect to the
-    prediction: 2 w (p - t) / sum(w) / N. So the loss of a batch is the mean of the losses of its parts, each weighted
-    by its images, which is how the workers share it out.
+    0 or 1; `data.PatchPairs` with target "blind-spot" gives such targets. Each image counts the same: the loss is the
+    mean over images of sum(w (p - t)^2) / sum(w), and an image without any weight counts 0. Gradient, with respect to
+    the prediction: 2 w (p - t) / sum(w) / N. So the loss of a batch is the mean of the losses of its parts, each
+    weighted by its images, which is how the workers share it out.
     """
 
     def __init__(self) -> None:

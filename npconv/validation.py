@@ -3,7 +3,7 @@
     predictions (N, C, H, W), targets (N, C, H, W)     every element counts
                               targets (N, 2C, H, W)    C channels of values, then C of weights, 0..255 for 0..1
 
-Weights are what trains without clean images: they say at which pixels the input hides what the target shows.
+Weights are what blind spots train with: they say at which pixels the input hides what the target shows.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def test_shapes() -> None:
 
 
 # ---- in training ----
-def pairs_of(noise: Any, target: str = "self", count: int = 32, **options: Any) -> data.PatchPairs:
+def pairs_of(noise: Any, target: str = "blind-spot", count: int = 32, **options: Any) -> data.PatchPairs:
     photos = data.ArrayPhotos(np.random.default_rng(0).integers(0, 256, (3, 3, 40, 40), dtype=np.uint8))
     return data.PatchPairs(photos, noise, count, 16, target, **options)
 
@@ -188,7 +188,7 @@ def test_blind_spots_teach_the_mean_and_plain_targets_the_identity() -> None:
     def error(target: str) -> float:
         """How far from the clean pictures the trained network is, in units of the noise."""
         photos = data.ArrayPhotos(noisy)
-        pairs = data.PatchPairs(photos, data.NoNoise(), 60, 16, "self", masked_share=1 / 16)
+        pairs = data.PatchPairs(photos, data.NoNoise(), 60, 16, "blind-spot", masked_share=1 / 16)
         nc.manual_seed(0)
         network = nc.Sequential(nc.Conv2d(1, 1, 5, padding=2, padding_mode="reflect"))
         model = nc.Model(network, nc.MaskedMSE(), nc.Adam(network.parameters(), lr=0.02))
@@ -200,6 +200,6 @@ def test_blind_spots_teach_the_mean_and_plain_targets_the_identity() -> None:
                 model.train_batch(model.as_network_input(inputs), model.as_network_input(targets))
         return float(np.std(model.predict(noisy) / 255 - flat)) / 0.1
 
-    blind, seen = error("self"), error("seen")
+    blind, seen = error("blind-spot"), error("seen")
     assert blind < 0.45
     assert seen > 0.6

@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import networks
 from ..data import Noise, NoNoise, PixelSampling, parse_noise
+from ..data.patches import SINGLE
 from ..losses import MSE, Loss, MaskedMSE
 from ..model import Model
 from ..module import Module
@@ -63,10 +64,14 @@ class Preset:
     seconds: float | None = 600
     noise_map: bool = False
 
-    def sizes(self, noise: Noise) -> tuple[int, int]:
-        """Patch size and batch size for this noise."""
+    def sizes(self, noise: Noise, target: str | None) -> tuple[int, int]:
+        """Patch size and batch size for this noise and target (None: not given).
+
+        With "self" a patch is made of an area twice as wide: half the size, to an even number, and four of each.
+        """
         usual = self.patch_size, self.batch_size
-        return self.sampled if self.sampled is not None and isinstance(noise, PixelSampling) else usual
+        size, batch = self.sampled if self.sampled is not None and isinstance(noise, PixelSampling) else usual
+        return (-(-size // 4) * 2, 4 * batch) if target == "self" else (size, batch)
 
 
 # The mean over all elements makes gradients small, hence the large learning rates of the reports' networks (without
@@ -111,7 +116,7 @@ def noise_of(args: argparse.Namespace) -> Noise:
     if args.noise is not None:
         noise: Noise = args.noise
         return noise
-    as_they_are = args.target == "self" and args.data is not None
+    as_they_are = args.target in SINGLE and args.data is not None
     return NoNoise() if as_they_are else parse_noise(PRESETS[args.network].noise)
 
 
@@ -129,7 +134,7 @@ def fill_in(args: argparse.Namespace) -> None:
         defaults: dict[str, Any] = {"lr": rate, "momentum": momentum}
     else:
         defaults = {"lr": preset.lr, "betas": list(preset.betas)}
-    defaults |= {"schedule": preset.schedule, "batch_size": preset.sizes(noise_of(args))[1]}
+    defaults |= {"schedule": preset.schedule, "batch_size": preset.sizes(noise_of(args), args.target)[1]}
     defaults |= {"validation_pairs": preset.validation_pairs}
     if args.epochs is None and args.time is None:
         defaults |= {"epochs": preset.epochs, "time": preset.seconds}
@@ -188,7 +193,7 @@ def make_model(args: argparse.Namespace, image_channels: int) -> Model:
 
 
 def _loss(args: argparse.Namespace) -> Loss:
-    return MaskedMSE() if args.target == "self" else MSE()
+    return MaskedMSE() if args.target == "blind-spot" else MSE()
 
 
 def _optimizer(args: argparse.Namespace, network: Module) -> Optimizer:

@@ -70,9 +70,8 @@ class RunFolder:
             predictions = model.predict(inputs)
             channels = predictions.shape[1]  # an input may have a noise map too, a target weights
             noisier, cleaner = inputs[:, :channels], targets[:, :channels]
-            # With weights, PSNRs of all pixels would be those of pixels that the network sees too.
-            weighted = targets.shape[1] > channels
-            pictures.examples(noisier, predictions, cleaner, self.path / "examples.png", captions=not weighted)
+            # Without clean images PSNRs of whole pictures would say nothing.
+            pictures.examples(noisier, predictions, cleaner, self.path / "examples.png", captions=noisy is not None)
         self._history.append(epoch)
         self._write("options.json", json.dumps(self._options, indent=2) + "\n")
         self._write("history.csv", history_csv(self._history))

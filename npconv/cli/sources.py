@@ -2,12 +2,12 @@
 
     --data nothing          dead leaves, made when training starts; others of them to validate on
     --data FOLDER|FILE.h5   photographs; some of them are held out to validate on
-    --data IMAGE            one photograph, to be learned from with --target self, or with --validation
+    --data IMAGE            one photograph, to be learned from alone (--target self), or with --validation
     --data FILE.h5          ready-made pairs (`input`, `target`); some of them are held out
 
-With --target self the photographs may be noisy themselves (--noise none), and are taken so if --noise is not given;
-other noise is drawn once for each of them. Validation is then on hidden pixels too, against their noisy values:
-whoever has single noisy images has nothing else.
+With --target self or blind-spot the photographs may be noisy themselves (--noise none), and are taken so if --noise is
+not given; other noise is drawn once for each of them. Validation is then against noisy values too, of neighbours or of
+hidden pixels: whoever has single noisy images has nothing else.
 
 `open_source` checks all that can be checked without long work and returns a `Source`, whose `load` does the
 work. Validation pairs are drawn with a fixed seed, the same for every run.
@@ -34,7 +34,7 @@ from ..data import (
 )
 from ..data.images import ENDINGS
 from ..data.pairs import Shape, StoredPairs
-from ..data.patches import check_target
+from ..data.patches import SINGLE, check_target, drawn_size
 from .parser import given
 from .progress import Bar
 from .recipe import PRESETS, noise_of
@@ -50,7 +50,24 @@ LEAVES, LEAVES_TO_VALIDATE = 240, 40  # images; together they take about six sec
 LEAVES_SIDE = 320  # pixels: room for patches of 32 at the largest block of pixel sampling, 8, in many places
 LEAVES_AT_A_TIME = 20
 
+COMPARED = {
+    "self": "pixels against noisy neighbours",
+    "blind-spot": "hidden pixels against their noisy values",
+}
+
 Images = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass
+class Validation:
+    """The pairs to validate on, where they come from in words, and `Source.compared`."""
+
+    load: Callable[[], Images]
+    where: str
+    compared: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}; {self.compared}" if self.compared else self.where
 
 
 @dataclass
@@ -66,6 +83,7 @@ class Source:
     count: int  # pairs an epoch
     facts: dict[str, str]
     load: Callable[[], tuple[Pairs, Images]]
+    compared: str = ""  # what validation compares with what, in words, where that is no denoised image with a clean one
 
 
 def open_source(args: argparse.Namespace) -> Source:
@@ -86,10 +104,10 @@ def open_source(args: argparse.Namespace) -> Source:
             raise ValueError(f"{args.data} holds ready-made pairs, without the noise level that the network takes")
         return _from_pairs(args, data)
     _fill_in(args)
-    if _noise_map(args) and isinstance(args.noise, NoNoise) and args.target == "self":
+    if _noise_map(args) and isinstance(args.noise, NoNoise) and args.target in SINGLE:
         raise ValueError(
-            f"--network {args.network} takes the noise level, and --target self takes the images as they are, with "
-            "noise that nobody has measured: choose another network, or give --noise gaussian:SIGMA for clean images"
+            f"--network {args.network} takes the noise level, and --target {args.target} takes the images as they are, "
+            "with noise that nobody has measured: choose another network, or give --noise gaussian:SIGMA for clean ones"
         )
     check_target(args.target, args.noise, _noise_map(args))
     return _from_leaves(args) if data is None else _from_photos(args, data)
@@ -104,7 +122,8 @@ def _open(path: str, channels: int | None, corrupt: str) -> Photos | Pairs:
 
 def _fill_in(args: argparse.Namespace) -> None:
     preset, noise = PRESETS[args.network], noise_of(args)
-    defaults = {"noise": noise, "target": TARGET, "patch_size": preset.sizes(noise)[0], "patches": preset.patches}
+    size, _ = preset.sizes(noise, args.target)
+    defaults = {"noise": noise, "target": TARGET, "patch_size": size, "patches": preset.patches}
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -135,7 +154,7 @@ def _pairs(args: argparse.Namespace, photos: Photos) -> PatchPairs:
 
 def _patches(args: argparse.Namespace, photos: Photos, count: int, augment: bool, noise_seed: int) -> PatchPairs:
     """noise_seed: of the noise where that is drawn once for each photograph."""
-    once = args.target == "self" and not isinstance(args.noise, NoNoise)
+    once = args.target in SINGLE and not isinstance(args.noise, NoNoise)
     return PatchPairs(
         photos,
         args.noise,
@@ -150,28 +169,27 @@ def _patches(args: argparse.Namespace, photos: Photos, count: int, augment: bool
 
 # ---- photographs ----
 def _from_photos(args: argparse.Namespace, photos: Photos) -> Source:
-    photos = usable(photos, args.data, args.noise, args.patch_size, getattr(args, "output", None))
+    photos = usable(photos, args.data, args.noise, args.target, args.patch_size, getattr(args, "output", None))
     if args.validation is None:
-        photos, validate, where = _held_out(args, photos)
+        photos, validation = _held_out(args, photos)
     else:
-        validate, where = _given_validation(args, photos.channels)
+        validation = _given_validation(args, photos.channels)
     pairs = _pairs(args, photos)
-    facts = {"data": f"{_images(len(photos))} of {args.data}", "noise": _describe(args), "validation": where}
-    return Source(
-        pairs.image_shape, pairs.input_shape, pairs.target_shape, len(pairs), facts, lambda: (pairs, validate())
-    )
+    facts = {"data": f"{_images(len(photos))} of {args.data}", "noise": _describe(args), "validation": str(validation)}
+    shapes = pairs.image_shape, pairs.input_shape, pairs.target_shape
+    return Source(*shapes, len(pairs), facts, lambda: (pairs, validation.load()), validation.compared)
 
 
-def _held_out(args: argparse.Namespace, photos: Photos) -> tuple[Photos, Callable[[], Images], str]:
-    """Photographs to train on, the pairs to validate on, and the latter in words."""
+def _held_out(args: argparse.Namespace, photos: Photos) -> tuple[Photos, Validation]:
+    """Photographs to train on, and the pairs to validate on."""
     if len(photos) > 1:
         kept, others = photos.split(HELD_OUT, np.random.default_rng(VALIDATION_SEED))
-        return kept, _drawn(args, others), f"{_images(len(others))} of {args.data}, held out{_on_hidden(args)}"
-    if args.target != "self":
+        return kept, _drawn(args, others, f"{_images(len(others))} of {args.data}, held out")
+    if args.target not in SINGLE:
         raise ValueError(f"{args.data} has one photo only: give others to validate on with --validation")
     # One noisy image, and nothing else: its noise is the same here. The network is trained on all of its pixels, those
-    # that are hidden here too, though never by themselves: it sees their surroundings alone.
-    return photos, _drawn(args, photos, args.seed), f"the same image{_on_hidden(args)}"
+    # that are compared here too.
+    return photos, _drawn(args, photos, "the same image", args.seed)
 
 
 def _from_leaves(args: argparse.Namespace) -> Source:
@@ -180,29 +198,32 @@ def _from_leaves(args: argparse.Namespace) -> Source:
     if _skipping(args):
         raise ValueError("--corrupt skip would have no effect without --data")
     channels = args.image_channels or 3
-    side = max(LEAVES_SIDE, args.noise.smallest_photo(args.patch_size) * 3 // 2)
+    side = max(LEAVES_SIDE, args.noise.smallest_photo(drawn_size(args.target, args.patch_size)) * 3 // 2)
     # Larger images, fewer of them: the time to make them stays the same.
     fewer = (LEAVES_SIDE / side) ** 2
     count, others = (max(8, round(number * fewer)) for number in (LEAVES, LEAVES_TO_VALIDATE))
-    where = f"{others} dead leaves images more, the same in every run{_on_hidden(args)}"
-    validate = _drawn_from_leaves(args, others, side, channels)
+    validation = _drawn_from_leaves(args, others, side, channels)
     if args.validation is not None:
-        validate, where = _given_validation(args, channels)
+        validation = _given_validation(args, channels)
 
     def load() -> tuple[Pairs, Images]:
         photos = _made("dead leaves", count, side, channels, args.seed, not args.quiet)
-        return _pairs(args, photos), validate()
+        return _pairs(args, photos), validation.load()
 
-    facts = {"data": f"{count} dead leaves images", "noise": _describe(args), "validation": where}
+    facts = {"data": f"{count} dead leaves images", "noise": _describe(args), "validation": str(validation)}
     alike = _pairs(args, ArrayPhotos(np.zeros((1, channels, side, side), np.uint8)))  # for its shapes
-    return Source(alike.image_shape, alike.input_shape, alike.target_shape, args.patches, facts, load)
+    shapes = alike.image_shape, alike.input_shape, alike.target_shape
+    return Source(*shapes, args.patches, facts, load, validation.compared)
 
 
-def _drawn_from_leaves(args: argparse.Namespace, count: int, side: int, channels: int) -> Callable[[], Images]:
+def _drawn_from_leaves(args: argparse.Namespace, count: int, side: int, channels: int) -> Validation:
+    where = f"{count} dead leaves images more, the same in every run"
+
     def load() -> Images:
-        return _drawn(args, _made("dead leaves to validate on", count, side, channels, None, not args.quiet))()
+        photos = _made("dead leaves to validate on", count, side, channels, None, not args.quiet)
+        return _drawn(args, photos, where).load()
 
-    return load
+    return Validation(load, where, COMPARED.get(args.target, ""))
 
 
 def _made(label: str, count: int, side: int, channels: int, seed: int | None, shown: bool) -> Photos:
@@ -225,46 +246,45 @@ def _from_pairs(args: argparse.Namespace, pairs: Pairs) -> Source:
         share = min(HELD_OUT, args.validation_pairs / total)
         pairs, others = pairs.split(share, np.random.default_rng(VALIDATION_SEED))
         where = f"{len(others):,} of the pairs, held out; against their targets as they are, noisy or clean"
-        validate = _taken(args, others)
+        validation = _taken(args, others, where)
     else:
-        validate, where = _given_validation(args, pairs.image_shape[0], photos_allowed=False)
+        validation = _given_validation(args, pairs.image_shape[0], photos_allowed=False)
     chosen = pairs
     facts = {
         "data": f"{len(chosen):,} pairs of {args.data}, input and target as they are",
-        "validation": where,
+        "validation": str(validation),
     }
     shapes = pairs.image_shape, pairs.input_shape, pairs.target_shape
-    return Source(*shapes, len(pairs), facts, lambda: (chosen, validate()))
+    return Source(*shapes, len(pairs), facts, lambda: (chosen, validation.load()))
 
 
 # ---- validation ----
-def _given_validation(
-    args: argparse.Namespace, channels: int, photos_allowed: bool = True
-) -> tuple[Callable[[], Images], str]:
-    """Validation pairs from --validation, and what they are in words."""
+def _given_validation(args: argparse.Namespace, channels: int, photos_allowed: bool = True) -> Validation:
+    """Validation pairs from --validation."""
     data = _open(args.validation, channels, _corrupt(args))
     if isinstance(data, StoredPairs):
         if _noise_map(args):
             raise ValueError(f"{args.validation} holds pairs, without the noise level that the network takes")
-        return _taken(args, data), f"pairs of {args.validation}, input against target"
+        return _taken(args, data, f"pairs of {args.validation}, input against target")
     if not isinstance(data, Photos) or not photos_allowed:
         raise ValueError(f"{args.validation} must hold pairs ('input' and 'target'), as {args.data} does")
-    data = usable(data, args.validation, args.noise, args.patch_size, getattr(args, "output", None))
-    return _drawn(args, data), f"{_images(len(data))} of {args.validation}{_on_hidden(args)}"
+    data = usable(data, args.validation, args.noise, args.target, args.patch_size, getattr(args, "output", None))
+    return _drawn(args, data, f"{_images(len(data))} of {args.validation}")
 
 
-def _drawn(args: argparse.Namespace, photos: Photos, noise_seed: int = VALIDATION_NOISE_SEED) -> Callable[[], Images]:
-    """Patches against clean ones; of single noisy images, on hidden pixels against their noisy values."""
+def _drawn(args: argparse.Namespace, photos: Photos, where: str, noise_seed: int = VALIDATION_NOISE_SEED) -> Validation:
+    """Patches against clean ones; of single noisy images, pairs as those to train on."""
     count, noise_map = args.validation_pairs, _noise_map(args)
-    if args.target != "self":
-        return lambda: validation_pairs(photos, args.noise, args.patch_size, count, VALIDATION_SEED, noise_map)
+    if args.target not in SINGLE:
+        noise, size = args.noise, args.patch_size
+        return Validation(lambda: validation_pairs(photos, noise, size, count, VALIDATION_SEED, noise_map), where)
     pairs = _patches(args, photos, count, False, noise_seed)
-    return lambda: pairs.take(count, np.random.default_rng(VALIDATION_SEED))
+    return Validation(lambda: pairs.take(count, np.random.default_rng(VALIDATION_SEED)), where, COMPARED[args.target])
 
 
-def _taken(args: argparse.Namespace, pairs: StoredPairs) -> Callable[[], Images]:
+def _taken(args: argparse.Namespace, pairs: StoredPairs, where: str) -> Validation:
     count = min(args.validation_pairs, len(pairs))
-    return lambda: pairs.take(count, np.random.default_rng(VALIDATION_SEED))
+    return Validation(lambda: pairs.take(count, np.random.default_rng(VALIDATION_SEED)), where)
 
 
 def validation_pairs(
@@ -278,18 +298,13 @@ def validation_pairs(
     return pairs.take(count, np.random.default_rng(seed))
 
 
-def _on_hidden(args: argparse.Namespace) -> str:
-    """What is said of validation without clean images."""
-    return "; on hidden pixels, against their noisy values" if args.target == "self" else ""
-
-
 def _describe(args: argparse.Namespace) -> str:
     size = f"{args.patch_size} x {args.patch_size}"
     noise = "none added: the images are noisy as they are" if isinstance(args.noise, NoNoise) else str(args.noise)
-    if args.target == "self" and not isinstance(args.noise, NoNoise):
+    if args.target in SINGLE and not isinstance(args.noise, NoNoise):
         noise += ", once for each image"
-    targets = "their own hidden pixels as" if args.target == "self" else args.target
-    return f"{noise}; {args.patches:,} patches of {size} an epoch, {targets} targets"
+    targets = {"self": "neighbours of their pixels as", "blind-spot": "their own hidden pixels as"}
+    return f"{noise}; {args.patches:,} patches of {size} an epoch, {targets.get(args.target, args.target)} targets"
 
 
 def _images(count: int) -> str:

@@ -137,11 +137,11 @@ class Training:
     def _noisy_psnrs(self) -> tuple[float, float] | None:
         """The mean of the validation inputs' PSNRs, and the PSNR of the pooled MSE, in dB; without a noise map.
 
-        None on hidden pixels, where the input has values of their neighbours.
+        None of single noisy images, where input and target are two parts of the same one.
         """
         inputs, targets = self.validation
         channels = self.source.image_shape[0]
-        if targets.shape[1] > channels:
+        if self.source.compared:
             return None
         _, mean, pooled = figures(inputs[:, :channels], targets)
         return mean, pooled
@@ -220,7 +220,7 @@ class Training:
         if self.noisy is not None:
             plan["noisy input"] = f"{_decibels(self.noisy)}, on {pairs}"
         else:
-            plan["PSNRs below"] = f"of hidden pixels against their noisy values, on {pairs}; npconv evaluate has others"
+            plan["PSNRs below"] = f"of {self.source.compared}, on {pairs}; npconv evaluate has others"
         self._show(facts(plan))
         self._show("\nepoch     loss  validation MSE  PSNR mean  PSNR pooled  seconds  (* the best so far)")
 
@@ -228,7 +228,7 @@ class Training:
         best = self.folder.best
         if best is not None:
             figures = _decibels((best.psnr or 0, best.psnr_pooled or 0))
-            on = f"noisy input: {_decibels(self.noisy)}" if self.noisy else "of hidden pixels, against noisy values"
+            on = f"noisy input: {_decibels(self.noisy)}" if self.noisy else f"of {self.source.compared}"
             self._show(f"\nbest epoch: {best.epoch}, {figures} ({on})")
         self._show(f"written: model.h5, history.csv, curves.png, examples.png in {self.folder.path}")
         self._show(f"next: npconv denoise IMAGE --model {self.folder.model}")

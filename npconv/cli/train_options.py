@@ -36,13 +36,18 @@ def add_data(group: Any) -> None:
     group.add_argument(
         "--target",
         choices=TARGETS,
-        help="what to train towards: a second noisy version; the clean image; or the noisy image itself, at pixels "
-        f"that are hidden in the input, --noise being drawn once for each image ({TARGET})",
+        help="what to train towards: a second noisy version; the clean image; or, from single noisy images, --noise "
+        f"being drawn once for each, neighbouring pixels (self) or pixels that are hidden in the input ({TARGET})",
     )
     group.add_argument(
         "--patches", type=whole(1), metavar="N", help=f"patches drawn an epoch ({defaults_of(lambda p: p.patches)})"
     )
-    group.add_argument("--patch-size", type=whole(1), metavar="PIXELS", help=f"their side ({defaults_of(size_of(0))})")
+    group.add_argument(
+        "--patch-size",
+        type=whole(1),
+        metavar="PIXELS",
+        help=f"their side, by default half of this with --target self ({defaults_of(size_of(0))})",
+    )
     group.add_argument(
         "--no-augment", dest="augment", action="store_false", help="do not turn and mirror patches at random"
     )
@@ -87,7 +92,12 @@ def add_training(group: Any) -> None:
         metavar="TIME",
         help=f"how long to train: 90s, 10m, 1h30m, or seconds ({defaults_of(length_of)})",
     )
-    group.add_argument("--batch-size", type=whole(1), metavar="N", help=f"({defaults_of(size_of(1))})")
+    group.add_argument(
+        "--batch-size",
+        type=whole(1),
+        metavar="N",
+        help=f"by default four times this with --target self ({defaults_of(size_of(1))})",
+    )
     group.add_argument("--optimizer", choices=OPTIMIZERS, help=f"({defaults_of(lambda preset: preset.optimizer)})")
     adam = defaults_of(lambda preset: f"{preset.lr:g}")
     group.add_argument(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data import ArrayPhotos, FolderPhotos, Noise, NoNoise, PatchPairs, Photos, read_image
+from ..data import ArrayPhotos, FolderPhotos, Noise, PatchPairs, Photos, read_image
 from ..data.headers import header
+from ..data.patches import drawn_size, patches_in_words
 from ..data.photos import checked_photo
 from ..data.values import with_channels
 
@@ -36,8 +37,10 @@ class ImageFile(ArrayPhotos):
         return self.names[index]
 
 
-def usable(photos: Photos, where: str, noise: Noise, patch_size: int, output: Path | None = None) -> Photos:
-    """The photographs that patches can be drawn from.
+def usable(
+    photos: Photos, where: str, noise: Noise, target: str, patch_size: int, output: Path | None = None
+) -> Photos:
+    """The photographs that patches for this target can be drawn from.
 
     Pictures of a folder that are in `output`, where the run writes its own, are none of them.
 
@@ -46,7 +49,7 @@ def usable(photos: Photos, where: str, noise: Noise, patch_size: int, output: Pa
     looked at. Other photographs know their sizes, and `PatchPairs` checks them.
     """
     if not isinstance(photos, FolderPhotos):
-        PatchPairs(photos, noise, 1, patch_size, "self" if isinstance(noise, NoNoise) else "noisy")
+        PatchPairs(photos, noise, 1, patch_size, target)
         return photos
     own = _own_pictures(where, output)
     chosen = np.array([index for index in range(len(photos)) if not own(photos.path(index))], np.intp)
@@ -54,13 +57,13 @@ def usable(photos: Photos, where: str, noise: Noise, patch_size: int, output: Pa
         raise ValueError(f"{where} has no images but those of the output folder {output}")
     looked_at = chosen[np.unique(np.linspace(0, len(chosen) - 1, min(len(chosen), HEADERS), dtype=np.intp))].tolist()
     shortest = {index: _shortest_side(photos, index) for index in looked_at}
-    smallest = noise.smallest_photo(patch_size)
+    smallest = noise.smallest_photo(drawn_size(target, patch_size))
     small = [index for index, side in shortest.items() if side is not None and side < smallest]
     if small:
         more = f" and {len(small) - 1} more" if len(small) > 1 else ""
         rule = (
-            f"{photos.name(small[0])!r}{more} of {where} must be at least {smallest} x {smallest} pixels for patches "
-            f"of {patch_size} with {noise} noise"
+            f"{photos.name(small[0])!r}{more} of {where} must be at least {smallest} x {smallest} pixels for "
+            f"{patches_in_words(target, patch_size, noise)}"
         )
         if not photos.skips_corrupt:
             raise ValueError(f"{rule}: take these photos away, or choose a smaller --patch-size")

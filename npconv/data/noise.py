@@ -208,7 +208,7 @@ class Poisson(_PixelwiseNoise):
 
 @dataclass(frozen=True)
 class NoNoise(Noise):
-    """Adds nothing: for photographs that are noisy as they are, to be trained on with target "self" alone.
+    """Adds nothing: for photographs that are noisy as they are: for the targets "self" and "blind-spot".
 
     Nothing is known of their noise, so that the channels do not count as independent (a camera's are not,
     after demosaicking). Asked for two versions or a clean one, `corrupt` and `patch` raise ValueError.
@@ -228,7 +228,7 @@ class NoNoise(Noise):
         if clean or copies != 1:
             raise ValueError(
                 "noise 'none' takes images as noisy as they are: there is no clean version of them and no second "
-                "noisy one, so it goes with target 'self' only"
+                "noisy one, so it goes with target 'self' or 'blind-spot' only"
             )
         return [area.astype(np.float32)]
 

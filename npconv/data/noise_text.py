@@ -26,7 +26,7 @@ _CHOICES = (
     "pixel-sampling or pixel-sampling:SMALLEST-LARGEST (block sides, as 5-8), "
     "gaussian:SIGMA (8-bit steps, as 25, or a range, as 0-55), "
     "poisson:PEAK (photons at value 255, as 30, or a range, as 10-50), "
-    "none (the images are noisy as they are: for target self)"
+    "none (the images are noisy as they are: for targets self and blind-spot)"
 )
 
 

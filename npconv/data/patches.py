@@ -2,13 +2,14 @@
 
     photos + noise  ->  PatchPairs  ->  (input, target)
 
-target    input                target
-noisy     noisy                a second noisy version, with noise of its own (Noise2Noise)
-clean     noisy                clean
-self      noisy, with holes    the noisy values, and weights that count them in the holes alone (blind spots)
+target        input                   target
+noisy         noisy                   a second noisy version, with noise of its own (Noise2Noise)
+clean         noisy                   clean
+self          a pixel of each 2x2     a neighbour of each, of the same 2x2 (Neighbor2Neighbor)
+blind-spot    noisy, with holes       the noisy values, and weights that count them in the holes alone (Noise2Void)
 
-With "noisy" and "clean" the noise is drawn anew for every patch. With "self" each photograph has one realisation of it
-for good (noisy_photos.py): nobody who has single noisy images can have more.
+With "noisy" and "clean" the noise is drawn anew for every patch. With the others, which learn from single noisy images,
+each photograph has one realisation of it for good (noisy_photos.py): nobody who has such images can have more.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ import numpy as np
 
 from ..checks import flag, integer
 from .blind_spot import MASKED_SHARE, BlindSpot
+from .neighbours import pair_of_neighbours
 from .noise import Noise, NoNoise, random_corner
 from .noisy_photos import NoisyPhotos
 from .pairs import Batch, Pairs, Shape
 from .photos import Photos
 
-__all__ = ["TARGETS", "PatchPairs"]
+__all__ = ["SINGLE", "TARGETS", "PatchPairs"]
 
-TARGETS = ("noisy", "clean", "self")
+SINGLE = ("self", "blind-spot")  # from single noisy images
+TARGETS = ("noisy", "clean", *SINGLE)
 
 
 Versions = tuple[list[np.ndarray], float | None]  # patches of one place, and their noise level
@@ -39,15 +42,19 @@ class PatchPairs(Pairs):
     in use doesn't depend on it. patch_size: side, in pixels. augment: turns and mirrors patches at random,
     both images of a pair alike.
 
-    target: "noisy", an independent second noisy version; "clean"; or "self", for single noisy images: photographs that
-    are noisy themselves (noise `NoNoise()`), or of which each gets one realisation of the noise, the same at every
-    visit (of a range, of one strength; of pixel sampling, patches are crops of one small noisy image). noise_seed is
-    what those realisations depend on, 0 if it is None. Where the noise of "noisy" and "clean" is new for every patch,
-    here places, poses and holes are.
+    target: "noisy", an independent second noisy version; "clean"; or, for single noisy images, "self", pairs of
+    neighbouring pixels, or "blind-spot". Single noisy images are photographs that are noisy themselves (noise
+    `NoNoise()`), or of which each gets one realisation of the noise, the same at every visit (of a range, of one
+    strength; of pixel sampling, patches are crops of one small noisy image). noise_seed is what those realisations
+    depend on, 0 if it is None. Where the noise of "noisy" and "clean" is new for every patch, here places, poses,
+    neighbours and holes are.
 
-    The target of "self" has twice the channels: the noisy values, and weights, 255 where the input has the value of a
-    neighbour instead, else 0; `losses.MaskedMSE` is for it. masked_share: of the values that are hidden so;
-    independent_channels: whether each channel has places of its own, None: as the noise says (see `BlindSpot`).
+    "self" takes patches twice as wide and high from the noisy images (see `pair_of_neighbours`).
+
+    The target of "blind-spot" has twice the channels: the noisy values, and weights, 255 where the input has the value
+    of a neighbour instead, else 0; `losses.MaskedMSE` is for it. masked_share: of the values that are hidden so, 1/32
+    if it is None; independent_channels: whether each channel has places of its own, None: as the noise says (see
+    `BlindSpot`). The other targets take neither.
 
     noise_map: the input has the standard deviation of the patch's noise, in 8-bit steps, as one channel more,
     for networks such as FFDNet; the noise must be Gaussian.
@@ -69,7 +76,7 @@ class PatchPairs(Pairs):
         augment: bool = True,
         *,
         noise_map: bool = False,
-        masked_share: float = MASKED_SHARE,
+        masked_share: float | None = None,
         independent_channels: bool | None = None,
         noise_seed: int | None = None,
     ) -> None:
@@ -77,19 +84,26 @@ class PatchPairs(Pairs):
         self._photos, self._noise = photos, noise
         self._patches = integer(patches, "patches", 1)
         self._size = integer(patch_size, "patch_size", 1)
-        self._clean = target == "clean"
-        self._augment, self._noise_map = augment, noise_map
-        apart = noise.independent_channels if independent_channels is None else independent_channels
-        blind_spot = BlindSpot(masked_share, apart)
-        self._blind_spot = blind_spot if target == "self" else None
-        if self._blind_spot is not None and self._size < 3:
-            raise ValueError(f"patch_size (={patch_size}) must be at least 3 for target 'self'")
+        self._target, self._augment, self._noise_map = target, augment, noise_map
+        self._blind_spot: BlindSpot | None = None
+        if target == "blind-spot":
+            apart = noise.independent_channels if independent_channels is None else independent_channels
+            self._blind_spot = BlindSpot(MASKED_SHARE if masked_share is None else masked_share, apart)
+            if self._size < 3:
+                raise ValueError(f"patch_size (={patch_size}) must be at least 3 for target 'blind-spot'")
+        else:
+            for value, name in ((masked_share, "masked_share"), (independent_channels, "independent_channels")):
+                if value is not None:
+                    raise ValueError(f"{name} (={value!r}) must be None but for target 'blind-spot'")
+        self._drawn_size = drawn_size(self._target, self._size)
         self._noisy: NoisyPhotos | None = None
-        if target == "self" and not isinstance(noise, NoNoise):
+        if self._target in SINGLE and not isinstance(noise, NoNoise):
             seed = 0 if noise_seed is None else integer(noise_seed, "noise_seed", 0)
-            self._noisy = NoisyPhotos(photos, noise, self._size, seed)
+            self._noisy = NoisyPhotos(photos, noise, self._drawn_size, seed)
         elif noise_seed is not None:
-            raise ValueError(f"noise_seed (={noise_seed!r}) must be None but for target 'self' with noise to draw")
+            raise ValueError(
+                f"noise_seed (={noise_seed!r}) must be None but for {_words(SINGLE)} as the target, with noise to draw"
+            )
         for index, size in enumerate(photos.known_sizes or ()):
             if not photos.skips_corrupt:
                 self._check_size(index, *size)
@@ -141,10 +155,12 @@ class PatchPairs(Pairs):
             if self._noise_map:
                 inputs[i, -1] = level
             images = inputs[i, : self._photos.channels]
-            if self._blind_spot is None:
-                images[...], targets[i] = versions
-            else:
+            if self._blind_spot is not None:
                 self._blind_spot.mask_into(versions[0], images, targets[i], rng)
+            elif self._target == "self":
+                images[...], targets[i] = pair_of_neighbours(versions[0], rng)
+            else:
+                images[...], targets[i] = versions
         return inputs, targets
 
     # ---- a patch of a photograph, or of one that stands in for it ----
@@ -170,33 +186,50 @@ class PatchPairs(Pairs):
         shape = self._photos.size(index)
         self._check_size(index, *shape)
         if self._noisy is not None:
-            corner = random_corner(self._noisy.size(index), self._size, rng)
-            return [self._noisy.region(index, *corner, self._size, self._size)], self._noisy.noise(index).noise_level
-        top, left, side = noise.random_area(shape, self._size, rng)
+            size = self._drawn_size
+            corner = random_corner(self._noisy.size(index), size, rng)
+            return [self._noisy.region(index, *corner, size, size)], self._noisy.noise(index).noise_level
+        top, left, side = noise.random_area(shape, self._drawn_size, rng)
         area = self._photos.region(index, top, left, side, side)
-        copies = 1 if self._clean or self._blind_spot is not None else 2
-        return noise.versions(area, self._size, rng, copies, self._clean), noise.noise_level
+        copies = 2 if self._target == "noisy" else 1
+        return noise.versions(area, self._drawn_size, rng, copies, self._target == "clean"), noise.noise_level
 
     def _check_size(self, index: int, height: int, width: int) -> None:
-        side = self._noise.smallest_photo(self._size)
+        side = self._noise.smallest_photo(self._drawn_size)
         if min(height, width) < side:
             raise ValueError(
                 f"{self._photos.name(index)} ({height} x {width}) must be at least {side} x {side} pixels "
-                f"for patches of {self._size} with {self._noise} noise"
+                f"for {patches_in_words(self._target, self._size, self._noise)}"
             )
 
 
 def check_target(target: str, noise: Noise, noise_map: bool) -> None:
     """ValueError where no pairs can be made: of another target, or of a noise that does not go with it."""
     if target not in TARGETS:
-        raise ValueError(f"target (={target!r}) must be 'noisy', 'clean' or 'self'")
-    if target != "self" and isinstance(noise, NoNoise):
+        raise ValueError(f"target (={target!r}) must be {_words(TARGETS)}")
+    if target not in SINGLE and isinstance(noise, NoNoise):
         raise ValueError(
-            f"target (={target!r}) must be 'self' for noise 'none': where the images are noisy as they are, there is "
-            "no clean version of them and no second noisy one"
+            f"target (={target!r}) must be {_words(SINGLE)} for noise 'none': where the images are noisy as they are, "
+            "there is no clean version of them and no second noisy one"
         )
     if noise_map and not noise.has_noise_level:
         raise ValueError(f"noise (={str(noise)!r}) must be Gaussian, such as gaussian:0-55, for a noise map")
+
+
+def drawn_size(target: str, patch_size: int) -> int:
+    """The side of what is drawn from a noisy image for pairs of patches of this size."""
+    return 2 * patch_size if target == "self" else patch_size
+
+
+def patches_in_words(target: str, patch_size: int, noise: Noise) -> str:
+    """Patches, as errors about photographs that are too small for them name them."""
+    twice = ", each of an area twice as wide," if target == "self" else ""
+    return f"patches of {patch_size}{twice} with {noise} noise"
+
+
+def _words(names: tuple[str, ...]) -> str:
+    quoted = [repr(name) for name in names]
+    return f"{', '.join(quoted[:-1])} or {quoted[-1]}"
 
 
 # Photos of one pool are mixed with each other and with no others; a batch of 32 so has few patches of one

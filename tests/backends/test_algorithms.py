@@ -173,7 +173,8 @@ def test_steady_training_allocates_nothing_large(
     assert blocks
     made = len(blocks)
     peaks, left = zip(*(_allocated(lambda: model.train_batch(x, t)) for _ in range(6)), strict=True)
-    assert len(blocks) <= made + 2, "steps go on asking for memory"  # a thread may meet a share that is new to it
+    # A thread may meet a share that is new to it; without free blocks each of the 36 steps would ask for some.
+    assert len(blocks) <= made + 12, "steps go on asking for memory"
     activation = 32 * 16 * 16 * 16 * 4
     # Kernels by phase, masks and Python's own: 155 KB in one worker, 262 KB where two have them at the same moment.
     assert min(peaks) < 0.6 * activation, "a step allocates an array as large as an activation"

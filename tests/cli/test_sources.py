@@ -46,20 +46,20 @@ def folder(tmp_path):
     return path
 
 
-def test_target_self_takes_the_images_as_noisy_as_they_are(folder):
-    args = options(data=folder, target="self")
+def test_blind_spots_take_the_images_as_noisy_as_they_are(folder):
+    args = options(data=folder, target="blind-spot")
     source = open_source(args)
     assert args.noise == data.NoNoise()
     assert "none added: the images are noisy as they are" in source.facts["noise"]
     assert "their own hidden pixels as targets" in source.facts["noise"]
-    assert source.facts["validation"].endswith("held out; on hidden pixels, against their noisy values")
+    assert source.facts["validation"].endswith("held out; hidden pixels against their noisy values")
     assert (source.image_shape, source.input_shape, source.target_shape) == ((3, 16, 16), (3, 16, 16), (6, 16, 16))
     pairs, (inputs, targets) = source.load()
     assert (pairs.input_shape, pairs.target_shape) == (source.input_shape, source.target_shape)
     assert inputs.shape == (6, 3, 16, 16) and targets.shape == (6, 6, 16, 16)
     hidden = targets[:, 3:] == 255
     np.testing.assert_array_equal(inputs[~hidden], targets[:, :3][~hidden])
-    again = open_source(options(data=folder, target="self")).load()[1]
+    again = open_source(options(data=folder, target="blind-spot")).load()[1]
     np.testing.assert_array_equal(again[0], inputs)
 
 
@@ -76,14 +76,14 @@ def values_seen(pairs: Any) -> set[float]:
     return {value for _, targets in pairs.batches(8, np.random.default_rng(1)) for value in targets[:, :3].ravel()}
 
 
-def test_target_self_with_noise_is_single_noisy_images(tmp_path):
+def test_blind_spots_with_noise_are_single_noisy_images(tmp_path):
     """In training and in validation: each photograph has as many noisy values as it has pixels, in all of an epoch."""
-    args = options(data=flat_folder(tmp_path / "flat", 3), target="self", noise=data.Gaussian(25), patches=1000)
+    args = options(data=flat_folder(tmp_path / "flat", 3), target="blind-spot", noise=data.Gaussian(25), patches=1000)
     source = open_source(args)
     pairs, (inputs, targets) = source.load()
     assert source.target_shape == (6, 16, 16) and targets.shape == (6, 6, 16, 16)
     assert "gaussian:25, once for each image; 1,000 patches" in source.facts["noise"]
-    assert source.facts["validation"].endswith("held out; on hidden pixels, against their noisy values")
+    assert source.facts["validation"].endswith("held out; hidden pixels against their noisy values")
     assert np.std(targets[:, :3]) == pytest.approx(25, rel=0.1)
     seen = values_seen(pairs)
     assert 100_000 < len(seen) <= 2 * 3 * 160 * 160  # of 768,000 that are shown; nearly every pixel has a value alone
@@ -97,18 +97,18 @@ def test_target_self_with_noise_is_single_noisy_images(tmp_path):
 
 
 def test_one_image_with_noise_is_validated_on_that_noise(tmp_path):
-    args = options(data=flat_folder(tmp_path / "flat", 1), target="self", noise=data.Gaussian(25), patches=4000)
+    args = options(data=flat_folder(tmp_path / "flat", 1), target="blind-spot", noise=data.Gaussian(25), patches=4000)
     source = open_source(args)
     pairs, (_, targets) = source.load()
-    assert source.facts["validation"].startswith("the same image; on hidden pixels")
+    assert source.facts["validation"].startswith("the same image; hidden pixels")
     assert set(targets[:, :3].ravel().tolist()) <= values_seen(pairs) and len(values_seen(pairs)) <= 3 * 160 * 160
 
 
-def test_target_self_validates_on_given_pairs(folder, tmp_path):
+def test_blind_spots_validate_on_given_pairs(folder, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (5, 3, 16, 16), dtype=np.uint8)
     data.write_pairs(tmp_path / "pairs.h5", images, images)
-    source = open_source(options(data=folder, target="self", validation=tmp_path / "pairs.h5"))
-    assert "hidden" not in source.facts["validation"]
+    source = open_source(options(data=folder, target="blind-spot", validation=tmp_path / "pairs.h5"))
+    assert "hidden" not in source.facts["validation"] and source.compared == ""
     inputs, targets = source.load()[1]
     assert inputs.shape == targets.shape == (5, 3, 16, 16)
 
@@ -119,19 +119,57 @@ def test_dead_leaves_get_noise_with_target_self(monkeypatch):
     args = options(target="self")
     source = open_source(args)
     assert args.noise == data.PixelSampling()
-    assert source.target_shape == (6, 16, 16)
+    assert source.target_shape == (3, 16, 16)
     pairs, (inputs, targets) = source.load()
     assert pairs.target_shape == source.target_shape == targets.shape[1:] and inputs.shape == (6, 3, 16, 16)
-    assert source.facts["validation"].endswith("the same in every run; on hidden pixels, against their noisy values")
+    compared = "pixels against noisy neighbours"
+    assert source.facts["validation"].endswith(f"the same in every run; {compared}") and source.compared == compared
     with pytest.raises(ValueError, match=r"dead leaves images \(no --data\) are clean: give --noise"):
         open_source(options(target="self", noise=data.NoNoise()))
     with pytest.raises(ValueError, match="--corrupt skip would have no effect without --data"):
         open_source(options(corrupt="skip"))
 
 
+@pytest.mark.parametrize("given", ["nothing", "noise", "pairs", "folder", "gray"])
+def test_target_self_is_pairs_of_neighbours(folder: Path, tmp_path: Path, given: str) -> None:
+    more: dict[str, Any] = {"noise": {"noise": data.Gaussian(25)}, "gray": {"image_channels": 1}}.get(given, {})
+    if given == "pairs":
+        images = np.random.default_rng(0).integers(0, 256, (6, 3, 16, 16), dtype=np.uint8)
+        data.write_pairs(tmp_path / "pairs.h5", images, images)
+        more = {"validation": tmp_path / "pairs.h5"}
+    if given == "folder":
+        more = {"validation": flat_folder(tmp_path / "flat", 2)}
+    args = options(**{"data": folder, "target": "self"} | more)
+    source = open_source(args)
+    assert args.noise == (data.Gaussian(25) if given == "noise" else data.NoNoise())
+    assert source.compared == ("" if given == "pairs" else "pixels against noisy neighbours")
+    assert "neighbours of their pixels as targets" in source.facts["noise"]
+    channels = 1 if given == "gray" else 3
+    assert source.image_shape == source.input_shape == source.target_shape == (channels, 16, 16)
+    pairs, (inputs, targets) = source.load()
+    assert inputs.shape == targets.shape == (6, *source.image_shape)
+    assert (inputs == targets).all() == (given in ("pairs", "folder"))  # a flat picture's neighbours are alike
+    (batch, aims), *_ = pairs.batches(4, np.random.default_rng(0))
+    assert batch.shape[1:] == aims.shape[1:] == source.image_shape and (batch != aims).any()
+
+
+def test_neighbours_need_twice_the_area(folder: Path, tmp_path: Path) -> None:
+    small = flat_folder(tmp_path / "flat", 2)
+    for path in small.iterdir():
+        data.write_image(path, np.zeros((3, 150, 150), np.uint8))
+    with pytest.raises(ValueError, match="of .*flat must be at least 160 x 160 pixels for patches of 80, each of an a"):
+        open_source(options(data=folder, validation=small, target="self", patch_size=80))
+    rule = "pixels for patches of 81, each of an area twice as wide, with none noise"
+    with pytest.raises(ValueError, match=f"'0.png' and 5 more of .* must be at least 162 x 162 {rule}: .* smaller --p"):
+        open_source(options(data=folder, target="self", patch_size=81))
+    with pytest.raises(ValueError, match=rf"0.png \(160 x 170\) must be at least 162 x 162 {rule}"):
+        open_source(options(data=folder / "0.png", target="self", patch_size=81))
+    open_source(options(data=folder, target="self", patch_size=80)).load()
+
+
 @pytest.mark.parametrize("target", [None, "noisy", "clean"])
 def test_no_noise_is_for_target_self(folder, target):
-    with pytest.raises(ValueError, match=r"target \(='(noisy|clean)'\) must be 'self' for noise 'none'"):
+    with pytest.raises(ValueError, match=r"target \(='(noisy|clean)'\) must be 'self' or 'blind-spot' for"):
         open_source(options(data=folder, noise=data.NoNoise(), target=target))
 
 
@@ -236,10 +274,10 @@ def test_one_noisy_image_is_enough_to_learn_from(folder: Path, tmp_path: Path) -
     only = tmp_path / "one"
     only.mkdir()
     (folder / "0.png").rename(only / "0.png")
-    source = open_source(options(data=str(only), target="self"))
+    source = open_source(options(data=str(only), target="blind-spot"))
     pairs, (inputs, targets) = source.load()
     assert len(pairs) == 24 and inputs.shape == (6, 3, 16, 16) and targets.shape == (6, 6, 16, 16)
-    assert source.facts["validation"].startswith("the same image; on hidden pixels")
+    assert source.facts["validation"].startswith("the same image; hidden pixels")
     with pytest.raises(ValueError, match="has one photo only: give others to validate on with --validation"):
         open_source(options(data=str(only), noise=data.Gaussian(25)))
 
@@ -249,10 +287,10 @@ def test_one_image_file(folder: Path, tmp_path: Path) -> None:
     image = data.read_image(folder / "0.png")
     np.save(tmp_path / "one.npy", image.astype(np.float32))
     for path in (folder / "0.png", tmp_path / "one.npy"):
-        source = open_source(options(data=path, target="self"))
+        source = open_source(options(data=path, target="blind-spot"))
         pairs, (inputs, targets) = source.load()
         assert source.facts["data"] == f"1 image of {path}"
-        assert source.facts["validation"].startswith("the same image; on hidden pixels")
+        assert source.facts["validation"].startswith("the same image; hidden pixels")
         assert targets.shape == (6, 6, 16, 16) and np.isin(inputs, image).all()
     gray = open_source(options(data=folder / "0.png", target="self", image_channels=1))
     assert gray.image_shape == (1, 16, 16)
@@ -273,7 +311,7 @@ def test_one_image_file(folder: Path, tmp_path: Path) -> None:
 )
 def test_one_image_file_that_is_none(folder: Path, change: dict[str, Any], message: str) -> None:
     (folder / "text.png").write_text("no image")
-    given = {"target": "self"} | change
+    given = {"target": "blind-spot"} | change
     with pytest.raises((ValueError, OSError), match=message):
         open_source(options(**given | {"data": folder / given.pop("data", "0.png")}))
 
@@ -310,4 +348,4 @@ def test_a_network_that_is_told_the_noise_level_needs_one(folder: Path) -> None:
         with pytest.raises(ValueError, match="--network ffdnet takes the noise level, and --target self takes the im"):
             open_source(options(network="ffdnet", noise_map=True, data=folder, target="self", noise=noise))
     source = open_source(options(network="ffdnet", noise_map=True, data=folder, target="self", noise=data.Gaussian(25)))
-    assert (source.input_shape, source.target_shape) == ((4, 16, 16), (6, 16, 16))
+    assert (source.input_shape, source.target_shape) == ((4, 16, 16), (3, 16, 16))

@@ -15,7 +15,7 @@ import pytest
 from devices import on_host
 
 import npconv
-from npconv import data, epochs, networks, optim
+from npconv import data, epochs, networks, optim, pictures
 from npconv.cli import build_parser, main, sources
 from npconv.cli.progress import TimeBar
 from npconv.cli.recipe import PRESETS, defaults_of, fill_in, make_schedule, size_of
@@ -97,7 +97,11 @@ EXPECTED = {
         ((), (40, 12)),  # pixel sampling: of an area of 320 pixels, and photographs of 321 are usual
         (("--noise", "pixel-sampling:3"), (40, 12)),
         (("--noise", "gaussian:25"), (48, 8)),
-        (("--data", "photos", "--target", "self"), (48, 8)),
+        (("--data", "photos", "--target", "self"), (24, 32)),  # of an area of 48
+        (("--target", "self"), (20, 48)),
+        (("--target", "blind-spot"), (40, 12)),
+        (("--target", "self", "--network", "ffdnet"), (26, 128)),  # of 50
+        (("--data", "photos", "--target", "self", "--patch-size", "48"), (48, 32)),
         (("--noise", "gaussian:25", "--patch-size", "20", "--batch-size", "3"), (20, 3)),
         (("--network", "dncnn", "--noise", "pixel-sampling"), (40, 32)),
     ],
@@ -137,6 +141,7 @@ def test_patches_batches_and_lengths():
     for name, preset in PRESETS.items():
         network = networks.make(name, 3, **preset.options)
         sizes = [preset.patch_size, *(preset.sampled or ())[:1]]
+        sizes += [preset.sizes(noise, "self")[0] for noise in (data.Gaussian(25), data.PixelSampling())]
         assert all(size % part == 0 for size in sizes for part in network.size_multiple), name
 
 
@@ -172,17 +177,27 @@ def test_options_overrule_the_recipe(train, tmp_path):
     assert (options["lr"], options["momentum"], options["betas"]) == (0.1, 0.9, None)
 
 
-@pytest.mark.parametrize("noise", ["none", "gaussian:25"])
-def test_noisy_images_alone(train, tmp_path, capsys, noise):
-    assert train("--target", "self", "--noise", noise, "--channels", "4", "--depth", "1") == 0
-    assert isinstance(Model.load(tmp_path / "run" / "model.h5").loss, npconv.losses.MaskedMSE)
+@pytest.mark.parametrize(
+    ("target", "noise", "loss", "compared"),
+    [
+        ("self", "none", npconv.losses.MSE, "pixels against noisy neighbours"),
+        ("self", "gaussian:25", npconv.losses.MSE, "pixels against noisy neighbours"),
+        ("blind-spot", "none", npconv.losses.MaskedMSE, "hidden pixels against their noisy values"),
+    ],
+)
+def test_noisy_images_alone(train, tmp_path, capsys, monkeypatch, target, noise, loss, compared):
+    captions, drawn = [], pictures.examples
+    monkeypatch.setattr(pictures, "examples", lambda *a, **k: captions.append(k["captions"]) or drawn(*a, **k))
+    assert train("--target", target, "--noise", noise, "--channels", "4", "--depth", "1") == 0
+    assert captions == [False]  # nothing clean to compare whole pictures with
+    assert type(Model.load(tmp_path / "run" / "model.h5").loss) is loss
     (row,) = rows(tmp_path / "run")
     pooled = -10 * np.log10(float(row["validation_mse"]) + 1e-8)
     assert float(row["psnr_pooled"]) == pytest.approx(pooled, abs=1e-4)
     assert (tmp_path / "run" / "examples.png").stat().st_size > 1000
     out = capsys.readouterr().out
-    assert "noisy input" not in out and "PSNRs below  of hidden pixels against their noisy values, on 8 vali" in out
-    assert " dB pooled (of hidden pixels, against noisy values)" in out
+    assert "noisy input" not in out and f"PSNRs below  of {compared}, on 8 vali" in out
+    assert f" dB pooled (of {compared})" in out
 
 
 def test_no_augment_reaches_the_patches(train, monkeypatch):
@@ -364,7 +379,7 @@ def test_every_schedule_can_follow_the_time(name):
             ("--network", "unet", "--patch-size", "30", "--noise", "gaussian:5"),
             "divisible by 4 for --network unet: choose",
         ),
-        (("--noise", "none"), "must be 'self' for noise 'none'"),
+        (("--noise", "none"), "must be 'self' or 'blind-spot' for noise 'none'"),
     ],
 )
 def test_wrong_combinations_are_one_line(train, tmp_path, capsys, options, message):

@@ -101,7 +101,7 @@ def photos(channels: int = 3, side: int = 80) -> ArrayPhotos:
 
 def test_a_single_noisy_image_is_enough():
     image = np.random.default_rng(0).normal(100, 20, (2, 40, 50)).astype(np.float32)
-    pairs = PatchPairs(ArrayPhotos([image]), NoNoise(), 20, 16, "self")
+    pairs = PatchPairs(ArrayPhotos([image]), NoNoise(), 20, 16, "blind-spot")
     assert (pairs.image_shape, pairs.input_shape, pairs.target_shape) == ((2, 16, 16), (2, 16, 16), (4, 16, 16))
     for inputs, targets in pairs.batches(8, np.random.default_rng(1)):
         assert inputs.dtype == targets.dtype == np.float32
@@ -120,7 +120,7 @@ def test_a_single_noisy_image_is_enough():
 )
 def test_the_noise_says_whether_channels_are_hidden_together(noise, together):
     def hidden_together(**options: bool) -> bool:
-        pairs = PatchPairs(photos(side=170), noise, 4, 32, "self", **options)
+        pairs = PatchPairs(photos(side=170), noise, 4, 32, "blind-spot", **options)
         weights = pairs.take(4, np.random.default_rng(0))[1][:, 3:]
         return bool((weights == weights[:, :1]).all())
 
@@ -130,10 +130,10 @@ def test_the_noise_says_whether_channels_are_hidden_together(noise, together):
 
 
 def test_the_noise_of_an_input_is_that_of_its_target():
-    inputs, targets = PatchPairs(photos(1), Gaussian(0), 10, 32, "self").take(10, np.random.default_rng(0))
+    inputs, targets = PatchPairs(photos(1), Gaussian(0), 10, 32, "blind-spot").take(10, np.random.default_rng(0))
     assert (inputs == targets[:, :1]).mean() > 0.95
     flat = ArrayPhotos(np.full((1, 1, 64, 64), 100, np.uint8))
-    inputs, targets = PatchPairs(flat, Gaussian(20), 20, 32, "self").take(20, np.random.default_rng(0))
+    inputs, targets = PatchPairs(flat, Gaussian(20), 20, 32, "blind-spot").take(20, np.random.default_rng(0))
     assert targets[:, :1].std() == pytest.approx(20, rel=0.05)
     seen = targets[:, 1:] == 0
     np.testing.assert_array_equal(inputs[seen], targets[:, :1][seen])
@@ -141,23 +141,26 @@ def test_the_noise_of_an_input_is_that_of_its_target():
 
 def test_masked_share_and_small_patches():
     def share(**options: float) -> float:
-        return float((PatchPairs(photos(), Gaussian(1), 8, 64, "self", **options).take(8, rng)[1][:, 3:] > 0).mean())
+        pairs = PatchPairs(photos(), Gaussian(1), 8, 64, "blind-spot", **options)
+        return float((pairs.take(8, rng)[1][:, 3:] > 0).mean())
 
     rng = np.random.default_rng(0)
     assert 0.015 < share() < 0.035
     assert share(masked_share=1 / 16) == 1 / 16
-    with pytest.raises(ValueError, match=r"patch_size \(=2\) must be at least 3 for target 'self'"):
-        PatchPairs(photos(), Gaussian(1), 8, 2, "self")
+    with pytest.raises(ValueError, match=r"patch_size \(=2\) must be at least 3 for target 'blind-spot'"):
+        PatchPairs(photos(), Gaussian(1), 8, 2, "blind-spot")
     with pytest.raises(ValueError, match=r"masked_share \(=0.3\) must be at most 0.25"):
-        PatchPairs(photos(), Gaussian(1), 8, 8, "self", masked_share=0.3)
-    with pytest.raises(ValueError, match=r"target \(='clean'\) must be 'self' for noise 'none': where the images are"):
+        PatchPairs(photos(), Gaussian(1), 8, 8, "blind-spot", masked_share=0.3)
+    rule = r"must be 'self' or 'blind-spot' for noise 'none'"
+    with pytest.raises(ValueError, match=rf"target \(='clean'\) {rule}: where the images are"):
         PatchPairs(photos(), NoNoise(), target="clean")
-    with pytest.raises(ValueError, match=r"target \(='noisy'\) must be 'self' for noise 'none'"):
+    with pytest.raises(ValueError, match=rf"target \(='noisy'\) {rule}"):
         PatchPairs(photos(), NoNoise())
 
 
 def test_drawing_is_cheap():
-    pairs, rng = PatchPairs(photos(), NoNoise(), 64, 64, "self", independent_channels=True), np.random.default_rng(0)
+    pairs = PatchPairs(photos(), NoNoise(), 64, 64, "blind-spot", independent_channels=True)
+    rng = np.random.default_rng(0)
     pairs.take(4, rng)
     times = []
     for _ in range(10):
@@ -179,13 +182,13 @@ def test_a_noise_map_is_the_patchs_own_sigma():
     assert 5 <= levels.min() < 10 and 40 < levels.max() <= 50
     np.testing.assert_allclose(inputs[:, :3].std(axis=(1, 2, 3)), levels, rtol=0.06)
     np.testing.assert_allclose(targets.std(axis=(1, 2, 3)), levels, rtol=0.06)
-    with_map = PatchPairs(flat, Gaussian(25), 4, 8, "self", noise_map=True)
+    with_map = PatchPairs(flat, Gaussian(25), 4, 8, "blind-spot", noise_map=True)
     assert (with_map.input_shape, with_map.target_shape) == ((4, 8, 8), (6, 8, 8))
     assert (with_map.take(4, np.random.default_rng(0))[0][:, 3] == 25).all()
 
 
 @pytest.mark.parametrize("noise", [Poisson(30), PixelSampling(), NoNoise()], ids=str)
 def test_a_noise_map_needs_one_sigma(noise):
-    target = "self" if isinstance(noise, NoNoise) else "noisy"
+    target = "blind-spot" if isinstance(noise, NoNoise) else "noisy"
     with pytest.raises(ValueError, match=rf"noise \(='{noise}'\) must be Gaussian, such as gaussian:0-55"):
         PatchPairs(photos(), noise, patch_size=8, target=target, noise_map=True)

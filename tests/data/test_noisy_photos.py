@@ -95,12 +95,12 @@ def test_a_part_of_a_huge_photograph_costs_its_tiles(tmp_path: Path) -> None:
 
 # ---- as training pairs ----
 @pytest.mark.parametrize("noise", NOISES, ids=str)
-def test_target_self_sees_each_photograph_with_one_noise(noise: Noise) -> None:
+def test_blind_spots_see_each_photograph_with_one_noise(noise: Noise) -> None:
     """Without noise of its own a patch of a photograph is always the same, whenever and by whom it is drawn."""
     source = photos()
     images = [whole(NoisyPhotos(source, noise, 32, 7), i) for i in range(2)]
     values = [set(image.ravel().tolist()) for image in images]
-    pairs = PatchPairs(source, noise, 40, 32, "self", noise_seed=7)
+    pairs = PatchPairs(source, noise, 40, 32, "blind-spot", noise_seed=7)
     rng = np.random.default_rng(0)
     for _ in range(3):
         for inputs, targets in pairs.batches(20, rng):
@@ -108,14 +108,14 @@ def test_target_self_sees_each_photograph_with_one_noise(noise: Noise) -> None:
                 held = set(patch.ravel().tolist())
                 assert any(held <= known for known in values)
                 assert set(masked.ravel().tolist()) <= held
-    other = PatchPairs(source, noise, 40, 32, "self", noise_seed=8).take(4, np.random.default_rng(0))[1][:, :3]
+    other = PatchPairs(source, noise, 40, 32, "blind-spot", noise_seed=8).take(4, np.random.default_rng(0))[1][:, :3]
     if not isinstance(noise, (PixelSampling, Poisson)):
         assert not any(set(patch.ravel().tolist()) <= known for patch in other for known in values)
 
 
 def test_the_noise_map_is_the_photographs(tmp_path: Path) -> None:
     flat = ArrayPhotos(np.full((3, 1, 80, 80), 100, np.uint8))
-    pairs = PatchPairs(flat, Gaussian(5, 50), 60, 64, "self", noise_map=True)
+    pairs = PatchPairs(flat, Gaussian(5, 50), 60, 64, "blind-spot", noise_map=True)
     inputs, targets = pairs.take(60, np.random.default_rng(0))
     levels = inputs[:, 1, 0, 0]
     assert len(set(levels.tolist())) == 3
@@ -136,7 +136,11 @@ def test_drawing_again_is_cheap() -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"target": "noisy"}, ValueError, r"noise_seed \(=3\) must be None but for target 'self' with noise to draw"),
+        (
+            {"target": "noisy"},
+            ValueError,
+            r"noise_seed \(=3\) must be None but for 'self' or 'blind-spot' as the target, with noise",
+        ),
         ({"target": "self", "noise": NoNoise()}, ValueError, r"noise_seed \(=3\) must be None"),
         ({"target": "self", "noise_seed": -1}, ValueError, r"noise_seed \(=-1\) must be at least 0"),
         ({"target": "self", "noise_seed": 0.5}, TypeError, r"noise_seed \(=0.5\) must be an integer"),

@@ -281,7 +281,7 @@ def test_small_photos_are_named_at_construction_where_sizes_are_known(tmp_path):
 
 
 def test_patch_pairs_arguments():
-    with pytest.raises(ValueError, match=r"target \(='blurred'\) must be 'noisy', 'clean' or 'self'"):
+    with pytest.raises(ValueError, match=r"target \(='blurred'\) must be 'noisy', 'clean', 'self' or 'blind-spot'"):
         PatchPairs(photos_of(1), Gaussian(1), target="blurred")
     with pytest.raises(ValueError, match=r"patches \(=0\) must be at least 1"):
         PatchPairs(photos_of(1), Gaussian(1), patches=0)
