@@ -60,7 +60,7 @@ class RunFolder:
     ) -> bool:
         """Write what belongs to `epoch`, of which `model` has the parameters; whether it is the best so far.
 
-        validation: the pairs; noisy: both PSNRs of their inputs, for the curves; None where targets have weights.
+        validation: the pairs; noisy: both PSNRs of their inputs, for the curves; None without clean images.
         """
         best = self.best is None or (epoch.psnr or 0) > (self.best.psnr or 0)
         if best:
