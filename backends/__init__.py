@@ -2,23 +2,34 @@
 
 The environment variable NPCONV_BACKEND chooses: `numpy` (the default; never imports CuPy), `cupy`, or `auto` (CuPy
 if it can be used, else NumPy, with one warning that says why). It is read when a backend is first needed.
-`use_backend(name)` switches later.
+`use_backend(name)` switches later. The active backend is one for all threads of the process.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from types import TracebackType
 from typing import Any
 
 from .base import Array, Backend
+from .forking import after_fork
 from .geometry import ConvGeometry
 
 CHOICES = ("numpy", "cupy", "auto")
 
 _made: dict[str, Backend] = {}
 _active: tuple[Backend, str] | None = None
+_choosing = threading.RLock()  # or threads that need the first backend at once would make several, with workers each
+
+
+def _forked() -> None:
+    global _choosing
+    _choosing = threading.RLock()
+
+
+after_fork(_forked)
 
 
 def backend() -> Backend:
@@ -41,13 +52,15 @@ class use_backend:
     Called like a function, hence the small letters.
 
     Arrays and networks that exist stay where they are: make new ones, or move arrays with `npconv.asarray`.
+    It switches for all threads: switch before they begin to compute, and not from several at once.
     Raises what `backend` raises; on an error the active backend stays.
     """
 
     def __init__(self, name: str) -> None:
         global _active
-        self._before = _active
-        _active = _select(name, f"use_backend({name!r})")
+        with _choosing:
+            self._before = _active
+            _active = _select(name, f"use_backend({name!r})")
 
     def __enter__(self) -> Backend:
         return backend()
@@ -71,10 +84,15 @@ def to_numpy(x: Any) -> Any:
 
 def _current() -> tuple[Backend, str]:
     global _active
-    if _active is None:
-        asked = os.environ.get("NPCONV_BACKEND")
-        _active = _select(asked or "numpy", f"NPCONV_BACKEND={asked}" if asked else "the default")
-    return _active
+    active = _active  # another thread may switch at any time
+    if active is None:
+        with _choosing:
+            active = _active
+            if active is None:
+                asked = os.environ.get("NPCONV_BACKEND")
+                by = f"NPCONV_BACKEND={asked}" if asked else "the default"
+                active = _active = _select(asked or "numpy", by)
+    return active
 
 
 def _select(name: str, asked_by: str) -> tuple[Backend, str]:

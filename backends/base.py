@@ -95,6 +95,10 @@ class Backend(ABC):
         """Whether a process forked from this one may compute with arrays of this backend."""
 
     @abstractmethod
+    def paused(self) -> AbstractContextManager[bool]:
+        """Within this context no other thread begins to compute; whether none was at it when it was entered."""
+
+    @abstractmethod
     def constant_weights(self) -> AbstractContextManager[None]:
         """Within this context no weight changes: what is computed from weights alone may be computed once."""
 

@@ -10,6 +10,7 @@ and returns the gradient with respect to the input.
 from __future__ import annotations
 
 import copy
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -135,7 +136,7 @@ class Module(ABC):
     # ---- the tree of modules ----
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """The modules directly inside, with their names."""
-        for name, value in vars(self).items():
+        for name, value in list(vars(self).items()):  # another thread's forward may add what it keeps
             if isinstance(value, Module):
                 yield name, value
 
@@ -153,7 +154,7 @@ class Module(ABC):
         """All parameters, with dotted names as in PyTorch; one that is shared comes once."""
         seen: set[int] = set()
         for path, module in self.named_modules():
-            for name, value in vars(module).items():
+            for name, value in list(vars(module).items()):
                 if isinstance(value, Parameter) and id(value) not in seen:
                     seen.add(id(value))
                     yield f"{path}.{name}" if path else name, value
@@ -230,7 +231,8 @@ class Module(ABC):
     def replica(self: M) -> M:
         """A copy that shares parameters and buffers, but has gradients and kept activations of its own.
 
-        Workers compute on replicas at the same time; see `Model.train_batch`.
+        Workers compute on replicas at the same time; see `Model.train_batch`. Threads of your own that go backward
+        through one network need a replica each; forward alone does not.
         """
         return self._replica({})
 
@@ -242,7 +244,7 @@ class Module(ABC):
         twin.mark_as_copy()
         for name in self.transient:
             vars(twin).pop(name, None)
-        for name, value in vars(self).items():
+        for name, value in list(vars(self).items()):
             if isinstance(value, Parameter):
                 if id(value) not in made:
                     made[id(value)] = Parameter(None, original=value)
@@ -250,6 +252,14 @@ class Module(ABC):
             elif isinstance(value, Module):
                 vars(twin)[name] = value._replica(made)
         return twin
+
+    def structure_number(self) -> int:
+        """Another number after any change of this module or one inside it, but for the values of its arrays.
+
+        Changes of other networks, which other threads may make at any time, leave it as it is.
+        """
+        parts: Iterator[Module | Parameter] = itertools.chain(self.modules(), self.parameters())
+        return max(vars(part).get("_changed", 0) for part in parts)
 
     def mark_as_copy(self) -> None:
         """From now on, a change of this module is its own: no worker has a copy of it that would be out of date."""
@@ -329,7 +339,7 @@ class Module(ABC):
             return
         super().__setattr__(name, value)
         if value is not current and not name.startswith("_") and "_is_copy" not in vars(self):
-            structure_changed()
+            structure_changed(self)
 
     def double(self: M) -> M:
         """`astype("float64")`."""

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from . import checks
 from .backends import backend
 from .backends.base import Array
 
-_structure = 0  # counts changes; see `structure_version`
+_numbers = itertools.count(1)  # of changes: next() is atomic, and no thread gets a number twice
+_structure = 0
 
 
-def structure_changed() -> None:
-    """Say that a module or the dtype of a parameter has changed: copies made for workers are out of date."""
+def structure_changed(of: Any = None) -> None:
+    """Say that a module or the dtype of a parameter has changed: copies made for workers are out of date.
+
+    `of`: the module or parameter; it remembers the change, for `Module.structure_number`.
+    """
     global _structure
-    _structure += 1
+    number = next(_numbers)
+    if of is not None:
+        vars(of)["_changed"] = number
+    _structure = number
 
 
 def structure_version() -> int:
@@ -54,7 +62,7 @@ class Parameter:
                 self.data[...] = values  # in place: an optimizer may hold this very array
             else:
                 self._data = values.copy(order="K")
-                structure_changed()
+                structure_changed(self)
         if self.grad.dtype != self.dtype:
             self.grad = self.grad.astype(self.dtype)
 

@@ -6,6 +6,9 @@ Threads of one process take turns at its interpreter. A small network is a few h
 costs some microseconds: two threads then gain a third, where two processes gain three quarters. So a network that has
 been trained for a few steps by threads, and will be for more, goes on in forked processes. They compute what the
 threads computed, in the same order: the same bits. Linux only; NPCONV_PROCESSES=0 leaves all work to threads.
+
+Whatever happens to a process, threads compute again what it has not answered (forked.py says what it may not do to the
+one that it was forked from).
 """
 
 from __future__ import annotations
@@ -16,31 +19,38 @@ import mmap
 import multiprocessing
 import os
 import select
-import signal
 import sys
 import time
 import traceback
-import warnings
 import weakref
 from functools import partial
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from .backends import backend
 from .backends.base import Array
+from .backends.cpu.workers import processes_allowed
+from .forked import Forked
 from .losses import Loss
 from .module import Module
 from .replica import Replica, laid_out_like
 
 PATIENCE = 0.001  # seconds that a process asks again and again before it sleeps: being woken takes a tenth of this
 LARGE = 4_000_000_000  # multiply-adds of a step beside which the turns do not count
+FIRST_ANSWER = 30.0  # seconds, and twenty times as long as our own part takes: no answer by then, and there is none
+LOOK_UP = 5.0  # seconds after which a process that waits looks whether the one that forked it still lives
+
+
+class Busy(RuntimeError):
+    """Other threads compute: what they hold, a lock of the BLAS perhaps, a forked process would find held for ever."""
 
 
 def possible(network: Module, loss: Loss) -> bool:
     """Whether processes may compute with copies of this network."""
-    if sys.platform != "linux" or not backend().can_fork or multiprocessing.current_process().daemon:
+    if not processes_allowed():
         return False
-    if os.environ.get("NPCONV_PROCESSES") == "0":
+    # A daemonic process may have no children: multiprocessing's rule.
+    if sys.platform != "linux" or not backend().can_fork or multiprocessing.current_process().daemon:
         return False
     return computes_alone(network, loss)
 
@@ -63,34 +73,35 @@ def computes_alone(network: Module, loss: Loss) -> bool:
 class Team:
     """Processes for all workers but the first, which is this process.
 
-    `x` and `target` are a batch like those to come: a share of it has `most` images at most.
+    `x` and `target` are a batch like those to come: a share of it has `most` images at most. Raises `Busy` while other
+    threads compute, OSError where no process is to be had.
     """
 
     def __init__(self, network: Module, workers: list[Replica], x: Array, target: Array, most: int) -> None:
         self._workers, self._process = workers, os.getpid()
+        self._ours: list[Connection] = []
+        self._processes: list[Forked] = []
+        self._proven = False  # whether all have answered once
+        self.close = weakref.finalize(self, _close, self._ours, self._processes, self._process)
         # Whoever changes the network's structure gets another team: which arrays there are need not be asked again.
         self._parameters, self._buffers = list(network.parameters()), list(network.named_buffers())
         self._weights = [laid_out_like(array, shared(array.size, array.dtype)) for array in self._arrays()]
         self._inputs = [(shared_images(x, most), shared_images(target, most)) for _ in workers[1:]]
-        backend().release_memory()  # what the threads used
-        context = multiprocessing.get_context("fork")
-        pipes = [context.Pipe() for _ in workers[1:]]
-        self._ours: list[Connection] = [ours for ours, _ in pipes]
-        self._processes: list[Any] = []
-        for position, worker in enumerate(workers[1:]):
-            worker.lay_gradients(shared)
-            theirs = pipes[position][1]
-            others = [end for pair in pipes for end in pair if end is not theirs]
-            arguments = (theirs, others, worker, network, self._weights, self._inputs[position])
-            process = context.Process(target=_serve, args=arguments, name=f"npconv-{position + 1}", daemon=True)
-            with warnings.catch_warnings():
-                # From Python 3.12 on: fork with threads running. The child uses none of what they may hold.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                process.start()
-            self._processes.append(process)
-        for _, theirs in pipes:
-            theirs.close()
-        self.close = weakref.finalize(self, _close, self._ours, self._processes, self._process)
+        try:
+            with backend().paused() as alone:
+                if not alone:
+                    raise Busy
+                backend().release_memory()  # what the threads used
+                for worker, images in zip(workers[1:], self._inputs, strict=True):
+                    worker.lay_gradients(shared)
+                    ours, theirs = Pipe()
+                    self._ours.append(ours)
+                    with theirs:
+                        serve = partial(_serve, self._process, theirs, worker, network, self._weights, images)
+                        Forked(serve, theirs.fileno(), self._processes)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def alive(self) -> bool:
@@ -118,8 +129,11 @@ class Team:
         except (EOFError, ConnectionError):  # killed, for want of memory perhaps: threads can do it again
             self.close()
             return None
-        except BaseException:
+        except BaseException as error:
+            was_closed = not self.close.alive
             self.close()  # an answer may be on its way: what comes next must not take it for its own
+            if was_closed and isinstance(error, Exception):  # at the interpreter's exit, beside a thread that trains
+                return None
             raise
 
     def _arrays(self) -> list[Array]:
@@ -137,12 +151,23 @@ class Team:
             room_target[:count] = target[start : start + count]
             moved = [(part.start - start, part.stop - start) for part in slices]
             connection.send((count, moved, len(x)))
+        began = time.monotonic()
         first = backend().serially(partial(self._workers[0].gradients, x, target, shares[0], len(x)))
+        if not self._proven:
+            ended = time.monotonic()
+            self._await([connection for connection, _, _ in used], ended + FIRST_ANSWER + 20 * (ended - began))
         answers = [_received(connection) for connection, _, _ in used]
         for error in answers:
             if isinstance(error, BaseException):
                 raise error
+        self._proven = self._proven or len(used) == len(self._ours)
         return [first, *answers]
+
+    def _await(self, connections: list[Connection], until: float) -> None:
+        """EOFError if one of them has no answer by then: it waits for what a thread held when it was forked."""
+        for connection in connections:
+            if not connection.poll(max(0.0, until - time.monotonic())):
+                raise EOFError
 
 
 def shared(size: int, dtype: Any) -> Array:
@@ -161,23 +186,19 @@ def shared_images(x: Array, count: int) -> Array:
 
 
 def _serve(
+    parent: int,
     connection: Connection,
-    others: list[Connection],
     worker: Replica,
     network: Module,
     weights: list[Array],
     inputs: tuple[Array, Array],
 ) -> None:
-    """The life of a worker process: until the other end of its pipe is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains; it ends this one
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the caller's handler, if any, is not for this process
+    """The life of a worker process: until the other end of its pipe is gone, or the process that forked it."""
     gc.freeze()  # looking for garbage among what was inherited would copy all of it
-    for other in others:
-        other.close()  # or this process would keep its own pipe, and those of its siblings, open
     _compute_with(weights, network, worker.network)
     while True:
         try:
-            message = _received(connection)
+            message = _received(connection, parent)
         except (EOFError, OSError):
             return
         if message is None:
@@ -196,13 +217,19 @@ def _serve(
             return
 
 
-def _received(connection: Connection) -> Any:
-    """The next message: it is on its way most of the time, and then asking for it is faster than being woken."""
+def _received(connection: Connection, parent: int | None = None) -> Any:
+    """The next message: it is on its way most of the time, and then asking for it is faster than being woken.
+
+    EOFError if the process `parent` has ended: its end of the pipe may live on in another process.
+    """
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     until = time.perf_counter() + PATIENCE
     while not poll.poll(0) and time.perf_counter() < until:
         pass
+    while parent is not None and not poll.poll(LOOK_UP * 1000):
+        if os.getppid() != parent:
+            raise EOFError
     return connection.recv()
 
 
@@ -224,16 +251,17 @@ def _sendable(error: BaseException) -> BaseException:
         return RuntimeError(f"{type(error).__name__}: {error}\n\nin a worker process:\n{where}")
 
 
-def _close(connections: list[Connection], processes: list[Any], owner: int) -> None:
-    if os.getpid() != owner:  # a copy of this process: the workers are not its own
-        return
-    for connection in connections:
-        with contextlib.suppress(OSError):
-            connection.send(None)  # closing alone is not enough: a later fork may hold the same end
-        connection.close()
-    deadline = time.monotonic() + 1
-    for process in processes:
-        process.join(max(0, deadline - time.monotonic()))
-        if process.is_alive():
+def _close(connections: list[Connection], processes: list[Forked], owner: int) -> None:
+    ours = os.getpid() == owner  # else a copy of it: the workers are not its own
+    try:
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                if ours:
+                    connection.send(None)  # closing alone is not enough: a forked process may hold the same end
+            connection.close()
+        deadline = time.monotonic() + 1
+        for process in processes if ours else ():
+            process.join(max(0, deadline - time.monotonic()))
+    finally:  # also after a second Ctrl-C
+        for process in processes if ours else ():
             process.kill()
-            process.join()

@@ -142,11 +142,11 @@ def _stand_in(network: Module) -> Module:
 
     Not a replica: for that, a Dropout draws on its generator.
     """
-    known: dict[int, Any] = {id(parameter): parameter for parameter in network.parameters()}
-    for module in network.modules():
-        known.update((id(vars(module)[name]), ()) for name in module.transient if name in vars(module))
-    known.pop(id(None), None)
-    twin = copy.deepcopy(network, known)
+    # Of a replica, which nobody else uses: while the network is copied, another thread's forward may add to it.
+    replica = network.replica()
+    pairs = zip(replica.parameters(), network.parameters(), strict=True)
+    known: dict[int, Any] = {id(own): parameter for own, parameter in pairs}
+    twin = copy.deepcopy(replica, known)
     for module in twin.modules():
         module.mark_as_copy()
     return twin

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import threading
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from .tracing import trace
 THREAD_WORK = 30_000_000  # multiply-adds for which a worker is worth waking, as a thread
 PROCESS_WORK = 15_000_000  # and as a process
 STEPS_BY_THREADS = 12  # before processes are started: for fewer they do not pay
+MOST_LOST = 3  # times that processes die, for want of memory perhaps, before no others are started
 SLICE_MEMORY = 1 << 25  # bytes of activations and gradients of one slice; smaller ones only cost calls
 SLICE_WORK = 100_000_000  # multiply-adds of one slice at least, beside which the calls are few
 
@@ -105,13 +107,17 @@ class Crew:
         self._shares: dict[tuple[int, ...], Shares] = {}
         self._parameters: list[Parameter] = []
         self._signature: Any = None
+        self._seen: Any = None  # the network, and the count of changes anywhere, when its own number was asked for
+        self._structure = 0
         self._team: Team | None = None
         self._steps: float = 0
+        self._lost = 0
         self._changes = 0  # of network, loss or where the parameters' arrays are
         self._arrays: list[Array] = []  # held, so that no other array can be in the same place
         self._alone: bool | None = None
         self._recorder: Any = None
         self._recorder_of: Any = None
+        self.trained_by: threading.Thread | None = None  # while `Model.train` is under way
 
     def step(self, network: Module, loss: Loss, optimizer: Optimizer, x: Array, target: Array) -> Any:
         """One optimisation step; the loss as `gradients` gives it."""
@@ -151,7 +157,6 @@ class Crew:
         self._follow(network, loss)
         if x.shape not in self._shares:
             self._shares[x.shape] = Shares.of(network, loss, x.shape)
-            self._nothing_changed()
         plan = self._shares[x.shape]
         shares = plan.cut(len(x))
         replicas = self._ready(network, loss, len(shares))
@@ -160,6 +165,7 @@ class Crew:
         team = self._team_for(network, loss, x, target, shares) if plan.turns_count else None
         losses = None if team is None else team.gradients(x, target, shares)
         if losses is None:
+            self._lost += team is not None
             pairs = zip(replicas, shares, strict=False)
             tasks = [partial(replica.gradients, x, target, slices, len(x)) for replica, slices in pairs]
             with backend().constant_weights():
@@ -170,7 +176,7 @@ class Crew:
 
     def _team_for(self, network: Module, loss: Loss, x: Array, target: Array, shares: list[list[slice]]) -> Team | None:
         """Processes for this batch, if it is one that they pay for and the network has been seen often enough."""
-        if len(shares) < 2:
+        if len(shares) < 2 or self._lost >= MOST_LOST:
             return None
         if self._team is None or not self._team.alive:
             self._steps += 1
@@ -179,7 +185,10 @@ class Crew:
             most = max(share[-1].stop - share[0].start for share in shares)
             try:
                 self._team = Team(network, self._replicas[: len(shares)], x, target, most)
-            except OSError:  # no more processes, or no memory for them: threads it is
+            except processes.Busy:  # another thread computes; later, perhaps
+                self._steps = 0
+                return None
+            except (OSError, RuntimeError):  # no more processes, no memory for them, or the interpreter ends
                 self._steps = -math.inf
                 return None
             self._steps = 0
@@ -189,6 +198,24 @@ class Crew:
         """Give up what a device has recorded, and its memory."""
         self._recorder = self._recorder_of = None
         self._arrays = []
+
+    def networks(self, network: Module, loss: Loss) -> list[Module]:
+        """What the workers compute with; none of those that are out of date."""
+        self._follow(network, loss)
+        return [replica.network for replica in self._replicas]
+
+    def prepare(self, network: Module, loss: Loss, count: int) -> list[Module]:
+        """Replicas for so many workers, made now, which draw from nothing yet that `rng` or the network's are to give.
+
+        A training that is resumed lets them draw from what they drew from before.
+        """
+        self._follow(network, loss)
+        rng, self._rng = self._rng, np.random.default_rng(0)  # making a replica takes a child of it
+        try:
+            self._ready(network, loss, count)
+        finally:
+            self._rng = rng
+        return self.networks(network, loss)
 
     def close(self) -> None:
         """End the worker processes, if there are any."""
@@ -203,8 +230,11 @@ class Crew:
         return vars(Crew(self._rng))
 
     def _follow(self, network: Module, loss: Loss) -> None:
+        seen = network, structure_version()
+        if seen != self._seen:  # something has changed, here or in what another thread is making
+            self._seen, self._structure = seen, network.structure_number()
         # A forked copy of this process must not share the gradients of our worker processes.
-        signature = (network, loss, loss.arguments(), os.getpid(), structure_version())
+        signature = (network, loss, loss.arguments(), os.getpid(), self._structure)
         if signature != self._signature:
             self.close()
             self._replicas, self._shares, self._signature, self._alone = [], {}, signature, None
@@ -218,12 +248,7 @@ class Crew:
             for module in replica.modules():
                 module.fork_generator(generator_or_default(self._rng))
             self._replicas.append(Replica(replica, loss.replica()))
-            self._nothing_changed()
         return self._replicas
-
-    def _nothing_changed(self) -> None:
-        """Making a replica, or a copy to look at, counts as a change, and is none."""
-        self._signature = (*self._signature[:-1], structure_version())
 
     def _adopt(self, replica: Replica) -> None:
         """Let the only replica add to the network's own gradients: there is nothing to sum up afterwards."""

@@ -19,7 +19,7 @@ from .normalization import NormalizationOps
 from .pooling import PoolingOps
 from .resampling import ResamplingOps
 from .update import UpdateOps
-from .workers import WorkerPool, thread_count
+from .workers import WorkerPool, processes_allowed, thread_count
 
 Result = TypeVar("Result")
 
@@ -32,6 +32,7 @@ class NumpyBackend(ActivationOps, NormalizationOps, PoolingOps, ResamplingOps, L
 
     def __init__(self) -> None:
         self.algorithm = chosen_algorithm()
+        processes_allowed()  # raises for nonsense now, rather than in the first training
         self._pool = WorkerPool(thread_count())
 
     def owns(self, x: object) -> bool:
@@ -69,6 +70,9 @@ class NumpyBackend(ActivationOps, NormalizationOps, PoolingOps, ResamplingOps, L
     @property
     def can_fork(self) -> bool:
         return hasattr(os, "fork")
+
+    def paused(self) -> AbstractContextManager[bool]:
+        return self._pool.paused()
 
     def constant_weights(self) -> AbstractContextManager[None]:
         return prepared.constant_weights()

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from ..forking import after_fork
+
 SMALL = 1 << 16  # bytes below which the C library's allocator uses its memory again by itself
 KEPT_BYTES = 1 << 28  # a thread that has so much free, and asks for a size of which none is, gives it all up
 BYTE = np.dtype(np.uint8)
@@ -63,6 +65,16 @@ class _Threads(threading.local):
 
 
 _mine = _Threads()
+
+
+def _forked() -> None:
+    """The other threads are gone, and with them what they had free."""
+    global _all, _joining
+    _all, _joining = weakref.WeakSet(), threading.Lock()
+    _all.add(_mine.free)
+
+
+after_fork(_forked)
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

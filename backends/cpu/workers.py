@@ -8,8 +8,9 @@ Two ways to share it:
 NumPy's warnings about infinities and NaN are off in both: a BLAS pads its blocks with what lay there before, and an
 infinity there, which touches no result, would warn all the same.
 
-The calling thread is the first worker. While any of them work, and for half a second after, the BLAS has one thread:
-two pools of threads on the same cores only wait for each other.
+The calling thread is the first worker, and the only one that has to be there: it begins every task that nobody else has
+begun. So any number of threads may call at once, also from within a task, and none waits for a worker that another one
+keeps. While any of them work, and for half a second after, the BLAS has one thread (blas.py).
 """
 
 from __future__ import annotations
@@ -19,74 +20,121 @@ import contextvars
 import itertools
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
+
+from ..forking import after_fork
+from .blas import BlasThreads
 
 Result = TypeVar("Result")
 
+MOST_THREADS = 1024  # that NPCONV_THREADS may ask for: more is a slip of the keyboard
+
 
 def thread_count() -> int:
-    """NPCONV_THREADS, or all cores that this process may use; ValueError if it is not a positive integer."""
+    """NPCONV_THREADS, or all cores that this process may use; ValueError unless it is a whole number, 1 to 1024."""
     text = os.environ.get("NPCONV_THREADS", "")
     if not text:
         return usable_cores()
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"NPCONV_THREADS (={text!r}) must be a whole number of at least 1")
+    if not (text.isascii() and text.isdigit()) or len(text) > 9 or not 1 <= int(text) <= MOST_THREADS:
+        raise ValueError(f"NPCONV_THREADS (={text[:80]!r}) must be a whole number from 1 to {MOST_THREADS}")
     return int(text)
+
+
+def processes_allowed() -> bool:
+    """NPCONV_PROCESSES: whether worker processes may share a batch; ValueError if it is neither 0 nor 1."""
+    text = os.environ.get("NPCONV_PROCESSES") or "1"
+    if text not in ("0", "1"):
+        raise ValueError(f"NPCONV_PROCESSES (={text[:80]!r}) must be 0 or 1")
+    return text == "1"
 
 
 def usable_cores() -> int:
     """The cores this process may run on, which can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
+        with contextlib.suppress(OSError):  # a sandbox may forbid to ask
+            return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class _Group:
-    """Tasks that belong together. Every thread that joins takes the next one until none is left."""
+    """Tasks that belong together. Every thread that joins takes the next one until none is left.
 
-    def __init__(self, tasks: Sequence[Callable[[], Any]]) -> None:
+    The caller's `finish` is over when no helper is inside, rather than when every task has ended: an interrupt may
+    reach the caller between any two of its instructions, and then nobody knows which task it had taken.
+    """
+
+    def __init__(self, tasks: Sequence[Callable[[], Any]], helpers: int) -> None:
         self.tasks = tasks
         self.results: list[Any] = [None] * len(tasks)
-        self.errors: list[BaseException | None] = [None] * len(tasks)
-        self._next = itertools.count()  # next() and append are atomic
-        self._ended: list[int] = []
-        self._all_ended = threading.Lock()
-        self._all_ended.acquire()
+        self.errors: dict[int, BaseException] = {}
+        self._next = itertools.count()  # next() is atomic
+        # A thread starts with an empty context: it gets the caller's, so that no_grad() reaches the workers.
+        self._contexts = [contextvars.copy_context() for _ in range(helpers)]
+        self._lock = threading.Lock()
+        self._helpers = 0
+        self._closed = self._stopped = False
+        self._left = threading.Lock()  # released by the last helper that leaves after `finish` has begun
+        self._left.acquire()
 
-    def join(self) -> None:
-        """Run tasks until none is left to begin."""
-        for index in iter(self._next.__next__, None):
-            if index >= len(self.tasks):
+    def help(self, alone: Callable[[], AbstractContextManager[None]]) -> None:
+        """In a worker thread: run tasks, within what `alone()` makes, until none is left to begin."""
+        with self._lock:
+            if self._closed or not self._contexts:
                 return
-            try:
-                self.results[index] = self.tasks[index]()
-            except BaseException as error:  # whatever it is, it belongs to the caller
-                self.errors[index] = error
-            self._ended.append(index)
-            if len(self._ended) == len(self.tasks):
-                with contextlib.suppress(RuntimeError):  # two threads may see the last task end
-                    self._all_ended.release()
+            context = self._contexts.pop()
+            self._helpers += 1
+        try:
+            context.run(self.work, alone)
+        finally:
+            with self._lock:
+                self._helpers -= 1
+                if self._closed and self._helpers == 0:
+                    self._left.release()
 
-    def wait(self) -> None:
-        """Until every task has ended, whatever interrupts: they compute with what the next step computes with."""
+    def work(self, alone: Callable[[], AbstractContextManager[None]]) -> None:
+        with alone():
+            while not self._stopped:
+                index = next(self._next)
+                if index >= len(self.tasks):
+                    return
+                try:
+                    self.results[index] = self.tasks[index]()
+                except BaseException as error:  # whatever it is, it belongs to the caller
+                    self.errors[index] = error
+                    self._stopped = self._stopped or not isinstance(error, Exception)
+
+    def finish(self, stop: bool) -> None:
+        """Wait for the helpers, whatever interrupts: they compute with what the next step computes with.
+
+        `stop`: begin no further task.
+        """
+        self._stopped = self._stopped or stop
         interrupt: BaseException | None = None
         while True:
             try:
-                self._all_ended.acquire()
-                break
+                with self._lock:
+                    self._closed = True
+                    if self._helpers == 0:
+                        break
+                self._left.acquire()
             except BaseException as error:
-                interrupt = error
+                interrupt, self._stopped = error, True
+        self._contexts.clear()
+        self.tasks = ()  # a worker that comes too late may hold this group for a while, but nothing large
+        if stop:
+            self.errors.clear()
         if interrupt is not None:
-            raise interrupt
+            try:
+                raise interrupt
+            finally:
+                interrupt = None
 
 
 class WorkerPool:
@@ -98,20 +146,23 @@ class WorkerPool:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._blas = _BlasThreads()
+        self._blas = BlasThreads()
         self._inside = threading.local()
-        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._calls: SimpleQueue[_Group] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         if size < usable_cores():
             self._blas.set(size)
-        if hasattr(os, "register_at_fork"):
-            forked = weakref.WeakMethod(self._forked)
-            os.register_at_fork(after_in_child=lambda: (forked() or _nothing)())
+        forked = weakref.WeakMethod(self._forked)
+        after_fork(lambda: (forked() or _nothing)())
 
     def blas(self) -> str:
         """The BLAS libraries that NumPy uses, in words."""
         return self._blas.describe()
+
+    def paused(self) -> AbstractContextManager[bool]:
+        """No thread begins to work within this context; whether none was at it."""
+        return self._blas.paused()
 
     @property
     def parts(self) -> int:
@@ -119,21 +170,31 @@ class WorkerPool:
         return 1 if self._is_inside() else self.size
 
     def run(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
-        """Run the tasks at the same time; the first exception (in the order of tasks) is raised after all end."""
+        """Run the tasks at the same time; the first exception (in the order of tasks) is raised after all end.
+
+        After one that is no error (KeyboardInterrupt, SystemExit) no further task begins.
+        """
         if len(tasks) <= 1:
-            with np.errstate(all="ignore"):
+            with self._blas.limited(), np.errstate(all="ignore"):
                 return [task() for task in tasks]
-        self._start()
-        group = _Group(tasks)
+        helpers = self._start(min(self.size, len(tasks)) - 1)
+        group = _Group(tasks, helpers)
         with self._blas.limited():
-            for _ in range(min(self.size, len(tasks)) - 1):
-                # A thread starts with an empty context: hand it this one, so that no_grad() reaches the workers.
-                self._calls.put(partial(contextvars.copy_context().run, self._join, group))
-            self._join(group)
-            group.wait()
-        for error in group.errors:
-            if error is not None:
+            stop = True
+            try:
+                for _ in range(helpers):
+                    self._calls.put(group)
+                group.work(self._alone)
+                stop = False
+            finally:
+                group.finish(stop)
+        if group.errors:
+            error = group.errors[min(group.errors)]
+            group.errors.clear()  # or the error would hold, through its traceback, the group that holds it
+            try:
                 raise error
+            finally:
+                del error
         return group.results
 
     def split(self, count: int, work: Callable[[slice], Result], least: int = 1) -> list[Result]:
@@ -142,29 +203,26 @@ class WorkerPool:
             return [work(slice(0, count))]
         parts = min(self.size, count // max(1, least))
         if parts <= 1:
-            self._blas.lower()
-            with np.errstate(all="ignore"):
+            with self._blas.limited(), np.errstate(all="ignore"):
                 return [work(slice(0, count))]
         bounds = [count * i // parts for i in range(parts + 1)]
         return self.run([partial(work, slice(a, b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
 
     def serially(self, task: Callable[[], Result]) -> Result:
         """Run a task in this thread as one of several workers would: nothing in it is split."""
-        before, self._inside.task = self._is_inside(), True
-        try:
-            with self._blas.limited(), np.errstate(all="ignore"):
-                return task()
-        finally:
-            self._inside.task = before
+        with self._blas.limited(), self._alone():
+            return task()
 
     def _is_inside(self) -> bool:
         return getattr(self._inside, "task", False)
 
-    def _join(self, group: _Group) -> None:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """What is computed within this context is a worker's: nothing in it is split."""
         before, self._inside.task = self._is_inside(), True
         try:
             with np.errstate(all="ignore"):
-                group.join()
+                yield
         finally:
             self._inside.task = before
 
@@ -174,102 +232,25 @@ class WorkerPool:
         self._inside = threading.local()
         self._blas.forked()
 
-    def _start(self) -> None:
-        if len(self._threads) >= self.size - 1:
-            return
-        with self._lock:
-            while len(self._threads) < self.size - 1:
-                name = f"npconv-worker-{len(self._threads) + 1}"
-                thread = threading.Thread(target=_serve, args=(self._calls,), name=name, daemon=True)
-                thread.start()
-                self._threads.append(thread)
+    def _start(self, count: int) -> int:
+        """Start threads until there are `count`, or the system gives no more; how many there are to help."""
+        if len(self._threads) < count:
+            with self._lock, contextlib.suppress(RuntimeError):  # too many threads, or an interpreter that ends
+                while len(self._threads) < count:
+                    name = f"npconv-worker-{len(self._threads) + 1}"
+                    thread = threading.Thread(target=_serve, args=(self._calls, self._alone), name=name, daemon=True)
+                    thread.start()
+                    self._threads.append(thread)
+        return min(count, len(self._threads))
 
 
 def _nothing() -> None:
     """What is left to do for a pool that is gone."""
 
 
-def _serve(calls: SimpleQueue[Callable[[], None]]) -> None:
+def _serve(calls: SimpleQueue[_Group], alone: Callable[[], AbstractContextManager[None]]) -> None:
     while True:
-        call = calls.get()
-        call()
-        del call  # or its arrays would live until the next one
-
-
-class _BlasThreads:
-    """The number of threads of NumPy's BLAS: one while anyone wants it so, and until nobody has for a while.
-
-    Raising the number wakes the threads of OpenBLAS, which then wait for work by turning in circles for some hundredths
-    of a second, on the cores where our workers compute. A training loop that lowered and raised it at every step
-    would compete with them all the time. So it is raised again by a thread that waits for a pause.
-    """
-
-    PAUSE = 0.5  # seconds without work after which the BLAS gets its threads back
-
-    def __init__(self) -> None:
-        self._controller: ThreadpoolController | None = None
-        self._libraries: list[Any] = []
-        self._before: list[int] | None = None  # the numbers of threads to go back to, while lowered
-        self._wanted = 0
-        self._last = 0.0
-        self._lock = threading.Lock()
-
-    def _found(self) -> list[Any]:
-        if self._controller is None:
-            self._controller = ThreadpoolController()
-            self._libraries = [lib for lib in self._controller.lib_controllers if lib.user_api == "blas"]
-        return self._libraries
-
-    def set(self, count: int) -> None:
-        for library in self._found():
-            library.set_num_threads(count)
-
-    def lower(self) -> None:
-        """One thread from now on, until there is a pause."""
-        self._last = time.monotonic()
-        if self._before is None:
-            with self._lock:
-                self._lower()
-
-    @contextmanager
-    def limited(self) -> Iterator[None]:
-        """One thread within this context, however long it takes."""
-        with self._lock:
-            self._wanted += 1
-            self._lower()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._wanted = max(0, self._wanted - 1)  # in a child forked within, it began at zero
-                self._last = time.monotonic()
-
-    def _lower(self) -> None:
-        if self._before is not None:
-            return
-        self._before = [library.get_num_threads() for library in self._found()]
-        if max(self._before, default=1) > 1:
-            self.set(1)
-            threading.Thread(target=self._restore_later, name="npconv-blas", daemon=True).start()
-
-    def _restore_later(self) -> None:
-        while True:
-            time.sleep(self.PAUSE)
-            with self._lock:
-                if self._wanted == 0 and time.monotonic() - self._last >= self.PAUSE:
-                    for library, count in zip(self._libraries, self._before or [], strict=False):
-                        library.set_num_threads(count)
-                    self._before = None
-                    return
-
-    def forked(self) -> None:
-        """In a forked child: the thread that would have raised the number again is not there."""
-        self._lock, self._wanted = threading.Lock(), 0
-        for library, count in zip(self._libraries, self._before or [], strict=False):
-            library.set_num_threads(count)
-        self._before = None
-
-    def describe(self) -> str:
-        libraries = [library.info() for library in self._found()]
-        found = [f"{library['internal_api']} {library.get('version') or ''}".strip() for library in libraries]
-        return "BLAS: " + (", ".join(found) or "not recognised by threadpoolctl")
+        group = calls.get()
+        with contextlib.suppress(Exception):  # no memory even to begin: the caller does what is left
+            group.help(alone)
+        del group  # or its arrays would live until the next one

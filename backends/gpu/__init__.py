@@ -160,6 +160,9 @@ class CupyBackend(
     def can_fork(self) -> bool:
         return False  # a CUDA context does not survive a fork
 
+    def paused(self) -> AbstractContextManager[bool]:
+        return nullcontext(False)  # a device is never known to be idle
+
     def constant_weights(self) -> AbstractContextManager[None]:
         return nullcontext()
 

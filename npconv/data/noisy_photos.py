@@ -42,12 +42,15 @@ class NoisyPhotos:
 
     def noise(self, index: int) -> Noise:
         """What was done to photograph `index`, which must be large enough for a patch."""
-        if index not in self._drawn:
-            while len(self._drawn) >= REMEMBERED:
-                del self._drawn[next(iter(self._drawn))]
-            rng = np.random.default_rng([self._seed, index, 0])
-            self._drawn[index] = self._noise.drawn_for(self._photos.size(index), self._size, rng)
-        return self._drawn[index]
+        known = self._drawn  # another thread may forget all of them, and begin another dictionary
+        if index in known:
+            return known[index]
+        rng = np.random.default_rng([self._seed, index, 0])
+        noise = self._noise.drawn_for(self._photos.size(index), self._size, rng)
+        if len(known) >= REMEMBERED:
+            self._drawn = known = {}
+        known[index] = noise
+        return noise
 
     def size(self, index: int) -> tuple[int, int]:
         """(H, W) of noisy image `index`, which pixel sampling makes smaller than the photograph."""

@@ -1,0 +1,148 @@
+"""The number of threads of NumPy's BLAS: one while any worker computes, and until none has for a while.
+
+Two pools of threads on the same cores only wait for each other. And a product that several threads share out is rounded
+otherwise: with one thread, results do not depend on what else runs in the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+
+class BlasThreads:
+    """Lowers the number for whoever asks, in any thread, and raises it again for all of them.
+
+    Raising the number wakes the threads of OpenBLAS, which then wait for work by turning in circles for some hundredths
+    of a second, on the cores where our workers compute. A training loop that lowered and raised it at every step
+    would compete with them all the time. So it is raised again by a thread that waits for a pause.
+    """
+
+    PAUSE = 0.5  # seconds without work after which the BLAS gets its threads back
+
+    def __init__(self) -> None:
+        try:
+            from threadpoolctl import ThreadpoolController  # here, so that npconv can be imported without it
+        except ImportError as error:
+            need = "npconv shares the cores with NumPy's BLAS by means of threadpoolctl"
+            raise ImportError(f"{need} ({error}): pip install threadpoolctl") from error
+        self._find: Callable[[], Any] = ThreadpoolController
+        self._libraries: list[Any] | None = None
+        self._before: list[int] | None = None  # the numbers of threads to go back to, while lowered
+        self._restorer = False  # whether a thread waits to go back to them
+        self._asking: dict[int, weakref.ref[_Limited]] = {}  # who asks for one thread now, by id
+        self._last = 0.0
+        self._lock = threading.Lock()
+
+    def _found(self) -> list[Any]:
+        if self._libraries is None:
+            found = self._find().lib_controllers
+            self._libraries = [library for library in found if library.user_api == "blas"]
+        return self._libraries
+
+    def set(self, count: int) -> None:
+        for library in self._found():
+            library.set_num_threads(count)
+
+    def limited(self) -> _Limited:
+        """A context within which there is one thread, however long it takes."""
+        return _Limited(self)
+
+    @contextmanager
+    def paused(self) -> Iterator[bool]:
+        """Whether nobody is within `limited`; nobody enters it within this context."""
+        with self._lock:
+            yield not self._asked()
+
+    def lower(self, who: _Limited) -> None:
+        with self._lock:
+            if self._before is None:
+                try:
+                    self._lower()
+                except BaseException:  # half of it may be done
+                    self._restore()
+                    raise
+            self._asking[id(who)] = weakref.ref(who)
+
+    def leave(self, who: _Limited) -> None:
+        with self._lock:
+            self.forget(who)
+            self._last = time.monotonic()
+            if not self._asked() and self._before is not None and not self._restorer and max(self._before) > 1:
+                self._restore()
+
+    def forget(self, who: _Limited) -> None:
+        """It does not ask any more; without a lock, which an interrupt could keep it from getting."""
+        self._asking.pop(id(who), None)  # in a child forked within, it is not there
+
+    def _asked(self) -> bool:
+        for number, who in list(self._asking.items()):
+            if who() is None:
+                self._asking.pop(number, None)
+        return bool(self._asking)
+
+    def _lower(self) -> None:
+        self._before = [library.get_num_threads() for library in self._found()]
+        if max(self._before, default=1) > 1:
+            self.set(1)
+            with contextlib.suppress(RuntimeError):  # too many threads, or an interpreter that ends
+                threading.Thread(target=self._restore_later, name="npconv-blas", daemon=True).start()
+                self._restorer = True
+
+    def _restore(self) -> None:
+        for library, count in zip(self._libraries or [], self._before or [], strict=False):
+            library.set_num_threads(count)
+        self._before, self._restorer = None, False
+
+    def _restore_later(self) -> None:
+        while True:
+            time.sleep(self.PAUSE)
+            with self._lock:
+                if not self._asked() and time.monotonic() - self._last >= self.PAUSE:
+                    self._restore()
+                    return
+
+    def forked(self) -> None:
+        """In a forked child: the thread that would have raised the number again is not there."""
+        self._lock, self._asking = threading.Lock(), {}
+        self._restore()
+
+    def describe(self) -> str:
+        libraries = [library.info() for library in self._found()]
+        found = [f"{library['internal_api']} {library.get('version') or ''}".strip() for library in libraries]
+        return "BLAS: " + (", ".join(found) or "not recognised by threadpoolctl")
+
+
+class _Limited:
+    """The context of `BlasThreads.limited`: a class, for it is entered for every operation that is called by hand.
+
+    An interrupt may come anywhere, even before the first instruction of `__exit__`, which then does not run: so an
+    object that is no more does not ask any more.
+    """
+
+    __slots__ = ("__weakref__", "_of")
+
+    def __init__(self, of: BlasThreads) -> None:
+        self._of = of
+
+    def __enter__(self) -> None:
+        try:
+            self._of.lower(self)
+        except BaseException:  # it may have come when all was done
+            self._of.forget(self)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._of.leave(self)
+        except BaseException:
+            self._of.forget(self)
+            raise
