@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import multiprocessing
+import os
 import sys
 from collections.abc import Callable
+
+from flat_memory import children_of
 
 RESET = "peak resident memory, reset before the steps"
 GROWN = "rise of the process's peak (it cannot be reset on this system: a lower bound)"
@@ -32,8 +34,8 @@ def extra_memory(work: Callable[[], object], times: int) -> tuple[int, str]:
 def _of_children() -> int:
     """What worker processes of the work have for themselves: what they share is in our own memory already."""
     total = 0
-    for child in multiprocessing.active_children():
-        with contextlib.suppress(OSError), open(f"/proc/{child.pid}/smaps_rollup") as file:
+    for child in children_of(os.getpid()) if os.path.isdir("/proc/self") else []:
+        with contextlib.suppress(OSError), open(f"/proc/{child}/smaps_rollup") as file:
             total += sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Private_"))
     return total
 

@@ -44,26 +44,30 @@ class Container(Module):
         named: Mapping[str, Any] = {str(i): module for i, module in enumerate(modules)}
         if len(modules) == 1 and isinstance(modules[0], Mapping):
             named = modules[0]
+        held: set[int] = set()
         for name, module in named.items():
-            self._insert(name, module)
+            self._insert(name, module, held)
+            held.update(id(m) for m in module.modules())
 
-    def _insert(self, name: str, module: Any) -> None:
+    def _insert(self, name: str, module: Any, others: set[int] | None = None) -> None:
+        """Put a module under a name; others: all modules under other names, where they are known."""
         who = type(self).__name__
         if not isinstance(name, str) or not name or "." in name or "/" in name:
             raise ValueError(f"{who}: the name {name!r} must be a text that is not empty and has no dot or slash")
         if not isinstance(module, Module):
             raise TypeError(f"{who}: {name!r} (={module!r}) must be a Module")
-        others = {id(m) for other, child in self._modules.items() if other != name for m in child.modules()}
+        if others is None:
+            others = {id(m) for other, child in self._modules.items() if other != name for m in child.modules()}
         if any(id(m) in others for m in module.modules()):
             raise ValueError(
                 f"{who}: {name!r} (={module!r}) is in this container already; a module keeps one forward at a time, "
                 "so make a second one"
             )
         self._modules[name] = module
-        structure_changed()
+        structure_changed(self)
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
-        yield from self._modules.items()
+        yield from list(self._modules.items())
 
     def _replica(self, made: dict[int, Any]) -> Any:
         if id(self) in made:

@@ -1,9 +1,10 @@
 """Networks in HDF5 files: parameters, gradients, buffers, and the architecture that rebuilds the network.
 
 One file: root attributes `format` ("npconv"), `version`, `architecture` (JSON; null for modules of one's own) and
-`training` (JSON: loss and optimizer, null if unknown); groups `parameters`, `gradients` and `buffers` with a dataset
-for each dotted name. Datasets carry checksums. A file is written beside its place and then renamed, so that a crash
-leaves the old one whole. The architecture is data: only the classes of `REGISTRY` are ever made from it.
+`training` (JSON: loss and optimizer, null if unknown), and `checksum` of these two texts; groups `parameters`,
+`gradients` and `buffers` with a dataset for each dotted name. Datasets carry checksums. A file is written beside its
+place and then renamed, so that a crash leaves the old one whole. A file may come from a stranger: its structures are
+checked before HDF5's library sees it (hdf5_structure), and what it asks for before anything is made (architectures.py).
 """
 
 from __future__ import annotations
@@ -12,86 +13,54 @@ import contextlib
 import json
 import math
 import os
+import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from . import containers, layers
+from .architectures import REGISTRY as REGISTRY
+from .architectures import architecture as architecture
+from .architectures import build, check_size, module_paths, too_large
 from .backends import backend, to_numpy
-from .containers import Container
 from .errors import FileFormatError
-from .module import Module, Parameter
+from .errors import WeightsFileError as WeightsFileError
+from .extras import h5py
+from .hdf5_structure import MAX_TEXT, check_structure
+from .module import Module
 from .name_order import by_modules
 from .whole_file import whole_file
 
 FORMAT, VERSION = "npconv", 1
-REGISTRY: dict[str, type[Module]] = {
-    **{name: getattr(layers, name) for name in layers.__all__ if name != "Activation"},
-    **{name: getattr(containers, name) for name in ("Sequential", "Concat", "Sum", "Identity")},
-}
-
-
-class WeightsFileError(FileFormatError):
-    """A file that cannot be written, or is not a whole npconv file, or does not fit the network."""
-
-
-def architecture(network: Module) -> dict[str, Any] | None:
-    """The network as plain data; None if it holds a module of one's own, or modules that share a parameter."""
-    modules = list(network.modules())
-    if any(REGISTRY.get(type(module).__name__) is not type(module) for module in modules):
-        return None
-    listed = [value for module in modules for value in vars(module).values() if isinstance(value, Parameter)]
-    if len({id(parameter) for parameter in listed}) < len(listed):
-        return None
-    return _described(network)
-
-
-def _described(network: Module) -> dict[str, Any]:
-    name = type(network).__name__
-    if isinstance(network, Container):
-        return {"type": name, "children": [[key, _described(child)] for key, child in network.named_children()]}
-    return {"type": name, "arguments": network.arguments()}
-
-
-def build(description: Any) -> Module:
-    """The network that `architecture` described, with new parameters; WeightsFileError if it cannot be."""
-    try:
-        kind = REGISTRY[description["type"]]
-        if issubclass(kind, Container):
-            return kind({key: build(child) for key, child in description["children"]})
-        arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in description["arguments"].items()}
-        return kind(**arguments)
-    except WeightsFileError:
-        raise
-    except Exception as error:
-        raise WeightsFileError(f"the architecture {_short(description)} cannot be rebuilt: {error!r}") from error
-
-
-def _short(description: Any) -> str:
-    text = repr(description)
-    return text if len(text) <= 200 else text[:200] + "..."
 
 
 def save(network: Module, path: str | os.PathLike[str], *, training: dict[str, Any] | None = None) -> None:
     """Write `network` to the HDF5 file `path`: parameters, gradients, buffers, architecture.
 
-    A network with modules of one's own, or with shared parameters, is stored without its architecture; `load_into`
-    reads it. `training`: plain data to keep beside it, as `Model.save` does. Raises TypeError if `network` is not a
-    Module, WeightsFileError if the file cannot be written; an old file then stays as it was.
+    A network with modules of one's own, with shared parameters, with more than 16,384 modules or 200 in each other, is
+    stored without its architecture; `load_into` reads it. `training`: plain data to keep beside it, as `Model.save`
+    does. Raises TypeError if `network` is not a Module, WeightsFileError if the file cannot be written; an old file
+    then stays as it was.
     """
     if not isinstance(network, Module):
         raise TypeError(f"network (={network!r}) must be a Module; a Model has a save of its own")
-    description = architecture(network)
+    description, beside = architecture(network), json.dumps(training)
+    if len(beside) > MAX_TEXT:
+        raise WeightsFileError(f"{path} cannot be written: training is {len(beside):,} letters, {MAX_TEXT:,} at most")
     with _written(_checked(path)) as file:
         file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
-        file.attrs["architecture"] = json.dumps(description)
-        file.attrs["training"] = json.dumps(training)
+        file.attrs["architecture"], file.attrs["training"] = json.dumps(description), beside
+        file.attrs["checksum"] = _checksum(file)
         for group, arrays in _groups(network).items():
             for name, values in arrays.items():
-                _write(file.require_group(group), name, to_numpy(values))
+                _write(_group(file, group), name, to_numpy(values))
+
+
+def _checksum(file: Any) -> int:
+    """Of the attributes that are text, which HDF5 keeps without one."""
+    return zlib.crc32("\n".join(str(file.attrs[name]) for name in ("architecture", "training")).encode())
 
 
 def load(path: str | os.PathLike[str]) -> Module:
@@ -100,12 +69,16 @@ def load(path: str | os.PathLike[str]) -> Module:
     Raises WeightsFileError if there is no such file, if it is damaged or not npconv's, or if it has no architecture.
     """
     with _opened(path) as file:
-        description = _json(file, "architecture")
+        description = _architecture(file)
         if description is None:
-            raise WeightsFileError(f"{path} has no architecture (modules of one's own): use load_into(network, path)")
+            raise WeightsFileError(
+                f"{path} has no architecture (modules of one's own, or very many): use load_into(network, path)"
+            )
+        check_size(description, file.filename)
         network = build(description)
-        _take_over_dtypes(network, file)
-        _read_into(network, file)
+        found = _all_datasets(file)
+        _take_over_dtypes(network, found)
+        _read_into(network, file, found)
     return network
 
 
@@ -115,7 +88,7 @@ def load_into(network: Module, path: str | os.PathLike[str]) -> None:
     Raises WeightsFileError that lists every missing, unexpected and mismatched name; the network is then unchanged.
     """
     with _opened(path) as file:
-        _read_into(network, file)
+        _read_into(network, file, _all_datasets(file))
 
 
 def read_training(path: str | os.PathLike[str]) -> Any:
@@ -130,21 +103,10 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     The order is that of the stored architecture's modules; without one, names are sorted by the numbers in them.
     """
     with _opened(path) as file:
-        description = _json(file, "architecture")
-        modules = [] if description is None else list(_module_paths(description))
+        description = _architecture(file)
+        modules = [] if description is None else list(module_paths(description))
         arrays = {name: _values(data) for group in ("parameters", "buffers") for name, data in _datasets(file, group)}
     return {name: arrays[name] for name in by_modules(arrays, modules)}
-
-
-def _module_paths(description: Any, path: str = "") -> Iterator[str]:
-    """The dotted paths of the modules of an architecture, as `Module.named_modules` goes through them."""
-    yield path
-    try:
-        children = [(str(name), child) for name, child in description.get("children", [])]
-    except (AttributeError, TypeError, ValueError):
-        raise WeightsFileError(f"the architecture {_short(description)} is not one of npconv's") from None
-    for name, child in children:
-        yield from _module_paths(child, f"{path}.{name}" if path else name)
 
 
 def _groups(network: Module) -> dict[str, dict[str, Any]]:
@@ -156,16 +118,24 @@ def _groups(network: Module) -> dict[str, dict[str, Any]]:
     }
 
 
+def _group(file: Any, name: str) -> Any:
+    """A group to write to; in the order of names, whatever h5py's configuration says: others are laid out otherwise."""
+    return file[name] if name in file else file.create_group(name, track_order=False)
+
+
 def _write(group: Any, name: str, values: np.ndarray) -> None:
     # Checksums need chunks, and chunks need an axis: a single number is stored as one element.
     data = values.reshape(1) if values.ndim == 0 else values
-    dataset = group.create_dataset(name, data=data, chunks=data.shape, fletcher32=True)
+    dataset = group.create_dataset(name, data=data, chunks=data.shape, fletcher32=True, track_order=False)
     dataset.attrs["scalar"] = values.ndim == 0
 
 
-def _read_into(network: Module, file: Any) -> None:
+def _all_datasets(file: Any) -> dict[str, dict[str, Any]]:
+    return {group: dict(_datasets(file, group)) for group in ("parameters", "gradients", "buffers")}
+
+
+def _read_into(network: Module, file: Any, found: dict[str, dict[str, Any]]) -> None:
     wanted = _groups(network)
-    found = {group: dict(_datasets(file, group)) for group in wanted}
     problems = []
     for group, arrays in wanted.items():
         problems += [f"missing: {group}/{name}" for name in arrays if name not in found[group]]
@@ -180,21 +150,34 @@ def _read_into(network: Module, file: Any) -> None:
     if problems:
         raise WeightsFileError(f"{file.filename} does not fit the network:\n  " + "\n  ".join(problems))
     values = {group: {name: _values(data) for name, data in found[group].items()} for group in wanted}
+    _warn_of_infinities(values, file.filename)
     for group, arrays in wanted.items():
         for name, ours in arrays.items():
             ours[...] = backend().asarray(values[group][name])
 
 
-def _take_over_dtypes(network: Module, file: Any) -> None:
+def _warn_of_infinities(values: dict[str, dict[str, np.ndarray]], name: str) -> None:
+    """Such weights are loaded as they are: who looks into what went wrong needs them, and all others should know."""
+    odd = [
+        key
+        for group in ("parameters", "buffers")
+        for key, array in values[group].items()
+        if array.dtype.kind == "f" and not np.isfinite(array).all()
+    ]
+    if odd:
+        more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
+        warnings.warn(f"{name}: the weights {odd[0]}{more} have NaN or infinite values", stacklevel=4)
+
+
+def _take_over_dtypes(network: Module, found: dict[str, dict[str, Any]]) -> None:
     """A network just built is float32; the file may hold float64, for some of its arrays or for all."""
     double = np.dtype("float64")
-    groups = ("parameters", "buffers")
-    is_double = {(group, name): data.dtype == double for group in groups for name, data in _datasets(file, group)}
+    is_double = {(group, name) for group, held in found.items() for name, data in held.items() if data.dtype == double}
     for name, parameter in network.named_parameters():
-        if is_double.get(("parameters", name)):
+        if ("parameters", name) in is_double:
             parameter.data = parameter.data.astype(double)
     for name, module, key in network.named_buffers():
-        if is_double.get(("buffers", name)):
+        if ("buffers", name) in is_double:
             setattr(module, key, getattr(module, key).astype(double))
 
 
@@ -224,9 +207,11 @@ def _byte_count(dataset: Any, what: str) -> int:
     if dtype.kind not in "fiub" or dtype.itemsize > 8 or dataset.shape is None:
         raise WeightsFileError(f"{what} is {dtype}, it must be floats, integers or bools of at most 64 bits")
     properties = dataset.id.get_create_plist()
-    filters = {properties.get_filter(i)[0] for i in range(properties.get_nfilters())}
-    if dataset.external or dataset.is_virtual or filters - {h5py.h5z.FILTER_FLETCHER32}:
+    filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+    if dataset.external or dataset.is_virtual or set(filters) - {h5py.h5z.FILTER_FLETCHER32}:
         raise WeightsFileError(f"{what} must be in the file itself, and not compressed")
+    if not dataset.id.get_type().equal(h5py.h5t.py_create(dtype, logical=True)):
+        raise WeightsFileError(f"{what}: its {dtype} are not those of this machine or of another, bit by bit")
     # A chunk is in memory whole, whatever the dataset's shape.
     elements: int = max(math.prod(dataset.shape), math.prod(dataset.chunks or (0,)))
     return elements * int(dtype.itemsize)
@@ -239,8 +224,20 @@ def _shape(dataset: Any) -> tuple[int, ...]:
 
 
 def _values(dataset: Any) -> np.ndarray:
+    properties = dataset.id.get_create_plist()
+    checked = properties.get_nfilters() == 1 and properties.get_filter(0)[0] == h5py.h5z.FILTER_FLETCHER32
+    # A chunk that is missing would be read as zeros, and one that says so would be read without its checksum.
+    if not checked or dataset.id.get_num_chunks() != 1 or dataset.id.get_chunk_info(0).filter_mask:
+        raise WeightsFileError(f"{dataset.file.filename}: {dataset.name[1:]} must be one chunk with a checksum")
     values: np.ndarray = dataset[...]  # the checksum is verified here
     return values.reshape(_shape(dataset))
+
+
+def _architecture(file: Any) -> Any:
+    description = _json(file, "architecture")
+    if problem := too_large(description):
+        raise WeightsFileError(f"{file.filename}: {problem}")
+    return description
 
 
 def _json(file: Any, name: str) -> Any:
@@ -262,15 +259,21 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     if not _checked(path).is_file():
         raise WeightsFileError(f"{os.fspath(path)} is not a file")
     try:
+        check_structure(path, strict=True)
         with h5py.File(path, "r") as file:
             kind, version = file.attrs.get("format"), file.attrs.get("version")
             if kind != FORMAT:
                 raise WeightsFileError(f"{os.fspath(path)} is not an npconv file (format={kind!r})")
             if version != VERSION:
                 raise WeightsFileError(f"{os.fspath(path)} has version {version}; this npconv reads {VERSION}")
+            if "checksum" in file.attrs and file.attrs["checksum"] != _checksum(file):  # older files have none
+                raise WeightsFileError(f"{os.fspath(path)} is damaged: its architecture or training is not as written")
             yield file
-    except WeightsFileError:
-        raise
+    except FileFormatError as error:
+        if isinstance(error, WeightsFileError) and os.fspath(path) in str(error):
+            raise
+        named = str(error) if os.fspath(path) in str(error) else f"{os.fspath(path)}: {error}"
+        raise WeightsFileError(named) from error.__cause__
     # h5py has no one error for damaged files: these are what it lets through.
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise WeightsFileError(f"{os.fspath(path)} is damaged or not an HDF5 file: {error}") from error
@@ -284,7 +287,7 @@ def _written(path: Path) -> Iterator[Any]:
     if path.is_dir() or not path.parent.is_dir():
         raise WeightsFileError(f"{path} cannot be written: it is a folder, or the folder it is in does not exist")
     try:
-        with whole_file(path) as part, h5py.File(part, "w") as file:
+        with whole_file(path) as part, h5py.File(part, "w", track_order=False) as file:
             yield file
     except OSError as error:
         raise WeightsFileError(f"{path} cannot be written: {error}") from error

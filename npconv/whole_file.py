@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import re
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _LONGEST = 255  # bytes of a file's name, on the usual file systems
+_DAY = 86400  # seconds after which a part is nobody's, even if a process has the number in its name
+_numbers = itertools.count(1)  # several threads may write the same file
+_under_way: set[Path] = set()
 
 
 @contextmanager
@@ -19,17 +26,67 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     part = path.with_name(_part_name(path))
+    _under_way.add(part)
     try:
         yield part
         with open(part, "rb+") as file:
             os.fsync(file.fileno())  # onto the disk, before the name points to it
         os.replace(part, path)
+        _name_onto_disk(path.parent)
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that is gone, or read-only by now: what went wrong is being told
+            part.unlink(missing_ok=True)
+        _under_way.discard(part)
+
+
+def remove_parts(*paths: str | os.PathLike[str]) -> None:
+    """Remove what processes that were killed while they wrote these files have left beside them.
+
+    The paths must be in one folder. What a living process is writing stays.
+    """
+    stems = [f".{stem}." for path in map(Path, paths) for stem in (path.stem, _short(path))]
+    pattern = re.compile(f"(?:{'|'.join(map(re.escape, stems))})(\\d+)-\\d+\\.part")
+    with contextlib.suppress(OSError), os.scandir(Path(paths[0]).parent) as entries:
+        for entry in entries:
+            match = pattern.match(entry.name)
+            if match and _is_abandoned(Path(entry.path), int(match[1])):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _is_abandoned(part: Path, process: int) -> bool:
+    if process == os.getpid():
+        return part not in _under_way  # of an earlier process with our number, as containers give it again and again
+    if os.name != "posix":
+        return True  # where a file that is open cannot be removed
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    with contextlib.suppress(OSError):
+        return time.time() - part.stat().st_mtime > _DAY
+    return False
 
 
 def _part_name(path: Path) -> str:
-    name = f".{path.stem}.{os.getpid()}.part{path.suffix}"
-    if len(os.fsencode(name)) <= _LONGEST:
-        return name
-    return f".{zlib.crc32(os.fsencode(path.stem)):08x}.{os.getpid()}.part{path.suffix}"
+    end = f"{os.getpid()}-{next(_numbers)}.part{path.suffix}"
+    name = f".{path.stem}.{end}"
+    return name if len(os.fsencode(name)) <= _LONGEST else f".{_short(path)}.{end}"
+
+
+def _short(path: Path) -> str:
+    return f"{zlib.crc32(os.fsencode(path.stem)):08x}"
+
+
+def _name_onto_disk(folder: Path) -> None:
+    """After a loss of power the name leads to the new file too, where the system lets a folder be written out."""
+    if os.name != "posix":
+        return
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -21,6 +21,7 @@ def set_attribute(name: str, value: Any) -> Callable[[Path], None]:
     def change(path: Path) -> None:
         with h5py.File(path, "r+") as file:
             file.attrs[name] = value
+            del file.attrs["checksum"]
 
     return change
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..npy_header import npy_header
+
 
 @dataclass(frozen=True)
 class FileArray:
@@ -40,6 +42,13 @@ class FileArray:
 
     def __setitem__(self, index: Any, values: np.ndarray) -> None:
         self._map()[index] = values
+
+
+def npy_array(path: Path) -> FileArray:
+    """The array of numbers in an NPY file; FileFormatError if it is none, or the file is too short for it."""
+    with open(path, "rb") as file:
+        shape, fortran, dtype = npy_header(file, os.fstat(file.fileno()).st_size, "the array")
+        return FileArray(path, dtype, file.tell(), shape, "F" if fortran else "C")
 
 
 def reserve(path: Path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import about_a_file, damage_named
 from .headers import header, page_count
-from .images import ENDINGS, damage_named, read_image
+from .images import ENDINGS, read_image
 from .lazy import CACHE_BYTES, LazyPhotos
 from .mapped import MappedImage, mapped_image
 from .photos import checked_photo
@@ -43,6 +44,8 @@ class FolderPhotos(LazyPhotos):
 
     Raises NotADirectoryError or FileNotFoundError for a folder that isn't one or has no images.
     """
+
+    has_lasting_names = True
 
     def __init__(
         self, folder: str | Path, channels: int = 3, cache_bytes: int = CACHE_BYTES, corrupt: str = "fail"
@@ -80,12 +83,15 @@ class FolderPhotos(LazyPhotos):
     def _load(self, index: int) -> np.ndarray:
         path, page = self.path(index), self._places[index][1]
         if page is None:
-            photo = checked_photo(read_image(path), str(path))
+            photo = read_image(path)
+            with about_a_file(str(path)):
+                photo = checked_photo(photo, str(path))
         else:
             name = f"{path}[{page}]"
             with damage_named(name):
                 photo = read_page(path, page)
-            photo = checked_photo(photo, name)
+            with about_a_file(name):
+                photo = checked_photo(photo, name)
         return np.ascontiguousarray(with_channels(photo, self.channels))
 
     # ---- large files ----
@@ -99,19 +105,20 @@ class FolderPhotos(LazyPhotos):
             return super()._region(index, top, left, height, width)
         page = self._places[index][1]
         name = str(layout.path) + ("" if page is None else f"[{page}]")
-        try:
+        with damage_named(name):
             region = in_8bit_steps(layout.region(top, left, height, width), name)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"cannot read {name!r}: {error}") from error
         return with_channels(region, self.channels)
 
     def _layout(self, index: int) -> MappedImage | None:
         """Where the pixels of a large uncompressed file lie; None for all others."""
-        if index not in self._layouts:
-            while len(self._layouts) >= _LAYOUTS:
-                del self._layouts[next(iter(self._layouts))]
-            self._layouts[index] = self._find_layout(self.path(index), self._places[index][1] or 0)
-        return self._layouts[index]
+        known = self._layouts  # another thread may forget all of them, and begin another dictionary
+        if index in known:
+            return known[index]
+        layout = self._find_layout(self.path(index), self._places[index][1] or 0)
+        if len(known) >= _LAYOUTS:
+            self._layouts = known = {}
+        known[index] = layout
+        return layout
 
     def _find_layout(self, path: Path, page: int) -> MappedImage | None:
         # A small file is small when it is read, but for 16 bits, which become 32.
@@ -121,7 +128,8 @@ class FolderPhotos(LazyPhotos):
         if layout is not None and layout.dtype.kind == "f":
             # The scale of a dark region alone could not be told.
             steps = [max(1, side // _LOOK) for side in layout.size]
-            check_scale(layout.region(0, 0, *layout.size, step=max(steps)), str(path))
+            with about_a_file(str(path)):
+                check_scale(layout.region(0, 0, *layout.size, step=max(steps)), str(path))
         return layout
 
     @cached_property

@@ -14,10 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import h5py
 import numpy as np
 
+from ..errors import FileFormatError, about_a_file
+from ..extras import h5py
+from ..hdf5_structure import check_object, check_structure
 from ..whole_file import whole_file
+from .hdf5_chunks import CheckedChunks, check_values
 from .lazy import CACHE_BYTES, LazyPhotos
 from .pairs import Batch, StoredPairs, check_pair_dtype, check_pair_shapes
 from .photos import AT_ONCE
@@ -27,6 +30,7 @@ __all__ = ["HDF5Pairs", "HDF5Photos", "dataset_names", "write_images", "write_pa
 
 _SAMPLE = 16  # pairs that are read when a file is opened, to see their scale
 _CHUNK_CACHE = 2**26  # bytes; for files by others, whose chunks may hold many images
+_MOST_LINKS, _LONGEST_LINK = 16, 4096  # soft links on the way to a data set, and the letters of one
 CHUNK_SIDE = 512  # pixels: a patch of a large image then costs at most four chunks
 
 
@@ -35,8 +39,8 @@ class HDF5Photos(LazyPhotos):
 
     path: the file; dataset: its (N, C, H, W) data set of uint8, uint16 (scaled to 0..255) or floats 0..255.
     cache_bytes: how much of what was read is remembered. corrupt: "fail" or "skip", as for `FolderPhotos`. Raises
-    FileNotFoundError; ValueError for a file or data set of another kind, and on reading for one that is damaged;
-    TypeError for other dtypes.
+    FileNotFoundError; FileFormatError (a ValueError) for a file or data set of another kind, for one whose values are
+    in other files, and on reading for one that is damaged; for other dtypes it is a TypeError too.
     """
 
     def __init__(
@@ -46,11 +50,17 @@ class HDF5Photos(LazyPhotos):
         self._path = Path(path)
         # Room for a chunk or more of files by others, which may hold many images, beside the cache of photographs.
         self._file = _opened(self._path, max(2**20, min(_CHUNK_CACHE, cache_bytes // 4)))
-        self._dataset = _dataset(self._file, dataset)
-        check_dtype(self._dataset.dtype, _described(self._dataset))
-        if self._dataset.ndim != 4 or 0 in self._dataset.shape:
-            shape = self._dataset.shape
-            raise ValueError(f"{_described(self._dataset)} (shape {shape}) must be (N, C, H, W), not empty")
+        with _closed_on_error(self._file):
+            self._open(dataset)
+
+    def _open(self, dataset: str) -> None:
+        with about_a_file(self._path.name):
+            self._dataset = _dataset(self._file, dataset)
+            check_dtype(self._dataset.dtype, _described(self._dataset))
+            if self._dataset.ndim != 4 or 0 in self._dataset.shape:
+                shape = self._dataset.shape
+                raise ValueError(f"{_described(self._dataset)} (shape {shape}) must be (N, C, H, W), not empty")
+        self._checked = CheckedChunks(self._dataset)
         _, self.channels, self._height, self._width = (int(n) for n in self._dataset.shape)
         self._large = self._is_large(self._typical_bytes()[0])
         if self._large and self._dataset.dtype.kind == "f":
@@ -61,7 +71,8 @@ class HDF5Photos(LazyPhotos):
 
     def _load(self, index: int) -> np.ndarray:
         photo = self._stored(index, (slice(None),))
-        check_scale(photo, self.name(index))
+        with about_a_file(self._path.name):
+            check_scale(photo, self.name(index))
         return photo
 
     def _check_scale(self) -> None:
@@ -72,8 +83,10 @@ class HDF5Photos(LazyPhotos):
         for index, place in zip(np.linspace(0, len(self) - 1, _SAMPLE, dtype=np.intp), places, strict=True):
             top, left = int(place * (self._height - side)), int(place * (self._width - side))
             with _damage_named(self.name(index)):
-                largest.append(self._dataset[index, :, top : top + side, left : left + side].max())
-        check_scale(np.array(largest), _described(self._dataset))
+                part = self._checked[index, :, top : top + side, left : left + side]
+                largest.append(part.max())
+        with about_a_file(self._path.name):
+            check_scale(np.array(largest), _described(self._dataset))
 
     def size(self, index: int) -> tuple[int, int]:
         return self._height, self._width
@@ -87,8 +100,9 @@ class HDF5Photos(LazyPhotos):
         """A part of an image, with values 0..255."""
         place = (index, *where)
         with _damage_named(self.name(index)):
-            part = self._dataset[place]
-        return in_8bit_steps(part, self.name(index))
+            part = self._checked[place]
+        with about_a_file(self._path.name):
+            return in_8bit_steps(part, self.name(index))
 
     def _typical_bytes(self) -> list[int]:
         itemsize = self._dataset.dtype.itemsize
@@ -115,38 +129,43 @@ class HDF5Pairs(StoredPairs):
     """Ready-made pairs, such as two noisy exposures of each scene, in an HDF5 file, read a batch at a time.
 
     path: the file; inputs, targets: its two (N, C, H, W) data sets, of one shape, uint8 or floats 0..255.
-    Raises FileNotFoundError; ValueError for a file or data sets of another kind, for images of 0..1 (a few are
-    looked at), and on reading for damage and for values that aren't finite; TypeError for other dtypes.
+    Raises FileNotFoundError; FileFormatError (a ValueError) for a file or data sets of another kind, for images of 0..1
+    (a few are looked at), and on reading for damage and for values that aren't finite; for other dtypes it is a
+    TypeError too.
     """
 
     def __init__(self, path: str | Path, inputs: str = "input", targets: str = "target") -> None:
         self._path = Path(path)
         self._file = _opened(self._path)
-        self._datasets = _dataset(self._file, inputs), _dataset(self._file, targets)
-        check_pair_shapes(self._datasets[0].shape, self._datasets[1].shape)
-        for dataset in self._datasets:
-            check_pair_dtype(dataset.dtype, _described(dataset))
-            check_scale(_sample(dataset), _described(dataset))
+        with _closed_on_error(self._file), about_a_file(self._path.name):
+            self._datasets = _dataset(self._file, inputs), _dataset(self._file, targets)
+            check_pair_shapes(self._datasets[0].shape, self._datasets[1].shape)
+            for dataset in self._datasets:
+                check_pair_dtype(dataset.dtype, _described(dataset))
+            self._checked = CheckedChunks(self._datasets[0]), CheckedChunks(self._datasets[1])
+            for dataset, checked in zip(self._datasets, self._checked, strict=True):
+                check_scale(_sample(dataset, checked), _described(dataset))
         super().__init__(self._datasets[0].shape)
 
     def _read(self, indices: np.ndarray) -> Batch:
-        inputs, targets = (self._read_one(dataset, indices) for dataset in self._datasets)
+        inputs, targets = (self._read_one(*both, indices) for both in zip(self._datasets, self._checked, strict=True))
         return inputs, targets
 
-    def _read_one(self, dataset: h5py.Dataset, indices: np.ndarray) -> np.ndarray:
+    def _read_one(self, dataset: h5py.Dataset, checked: CheckedChunks, indices: np.ndarray) -> np.ndarray:
         images = np.empty((len(indices), *self.image_shape), np.float32)
         name = _described(dataset)
         # In the file's order, each to its place: images of one chunk are then read and decompressed together.
         for place in np.argsort(indices):
             with _damage_named(f"image {indices[place]} of {name}"):
-                images[place] = dataset[indices[place]]
-            check_finite(images[place], f"image {indices[place]} of {name}")
+                images[place] = checked[int(indices[place])]
+            with about_a_file(self._path.name):
+                check_finite(images[place], f"image {indices[place]} of {name}")
         return images
 
     def _subset(self, indices: np.ndarray) -> HDF5Pairs:
         part = HDF5Pairs.__new__(HDF5Pairs)  # shares the open file
         StoredPairs.__init__(part, (len(indices), *self._shape), indices)
-        part._path, part._file, part._datasets = self._path, self._file, self._datasets
+        part._path, part._file, part._datasets, part._checked = self._path, self._file, self._datasets, self._checked
         return part
 
 
@@ -191,48 +210,87 @@ def dataset_names(path: str | Path) -> list[str]:
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes a new file beside `path` that then takes its place: a crash leaves the old one whole."""
-    with whole_file(path) as part, h5py.File(part, "w") as file:
+    with whole_file(path) as part, h5py.File(part, "w", track_order=False) as file:
         for name, images in arrays.items():
             chunks = (1, images.shape[1], *(min(side, CHUNK_SIDE) for side in images.shape[2:]))
-            file.create_dataset(name, data=images, chunks=chunks, fletcher32=True)
+            file.create_dataset(name, data=images, chunks=chunks, fletcher32=True, track_order=False)
 
 
 def _opened(path: Path, chunk_cache: int = _CHUNK_CACHE) -> h5py.File:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
     try:
+        check_structure(path)
         return h5py.File(path, "r", rdcc_nbytes=chunk_cache)
+    except FileFormatError as error:
+        raise FileFormatError(f"{str(path)!r} is not an HDF5 file that can be read: {error}") from None
     except OSError as error:
-        raise ValueError(f"{str(path)!r} is not an HDF5 file that can be read: {error}") from error
+        raise FileFormatError(f"{str(path)!r} is not an HDF5 file that can be read: {error}") from error
+
+
+@contextmanager
+def _closed_on_error(file: h5py.File) -> Iterator[None]:
+    """Whoever is told what is wrong with a file may write it anew: an error's traceback would keep it open."""
+    try:
+        yield
+    except BaseException:
+        file.close()
+        raise
 
 
 def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    dataset = file.get(name)
-    if not isinstance(dataset, h5py.Dataset):
-        held = ", ".join(_names(file)) or "none"
-        raise ValueError(f"{file.filename!r} has no data set {name!r}; it has: {held}")
+    """The data set of that name, whose values all are in the file, and no more than it can hold."""
+    with _damage_named(f"{name!r} of {file.filename!r}"):
+        dataset = _followed(file, name)
+        if dataset is None:
+            held = ", ".join(_names(file))[:_LONGEST_LINK] or "none"
+            raise FileFormatError(f"{file.filename!r} has no data set {name!r}; it has: {held}")
+        check_object(file.filename, h5py.h5o.get_info(dataset.id).addr)
+        check_values(dataset, f"{file.filename!r}: the data set {name!r}")
     return dataset
 
 
-def _sample(dataset: h5py.Dataset) -> np.ndarray:
+def _followed(file: h5py.File, name: str) -> h5py.Dataset | None:
+    """What `name` leads to by hard links, and by soft ones within the file; None if that is no data set."""
+    parts, place, links = name.split("/"), file, 0
+    while parts:
+        part = parts.pop(0)
+        if part in ("", "."):
+            continue
+        link = place.get(part, getlink=True) if isinstance(place, h5py.Group) else None
+        if isinstance(link, h5py.SoftLink) and links < _MOST_LINKS and len(link.path) <= _LONGEST_LINK:
+            links += 1
+            place = file if link.path.startswith("/") else place
+            parts = link.path.split("/") + parts
+        elif isinstance(link, h5py.HardLink):
+            place = place[part]
+        else:
+            return None
+    return place if isinstance(place, h5py.Dataset) else None
+
+
+def _sample(dataset: h5py.Dataset, checked: CheckedChunks) -> np.ndarray:
     """The largest value of some images from all over a data set; of floats only, whose unit is not known."""
     if dataset.dtype.kind != "f":
         return np.empty(0)
     indices = np.unique(np.linspace(0, len(dataset) - 1, _SAMPLE, dtype=np.intp))
     with _damage_named(_described(dataset)):
-        return np.array([dataset[index].max() for index in indices])
+        return np.array([checked[int(index)].max() for index in indices])
 
 
 def _names(file: h5py.File) -> list[str]:
-    """Of all data sets, in groups too; links are followed at the top only, where they cannot lead in circles."""
-    names = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
+    """Of all data sets, in groups too; soft links are followed at the top only, links to other files never."""
+    names: dict[str, None] = {}  # in order
 
     def note(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset) and name not in names:
-            names.append(name)
+        if isinstance(item, h5py.Dataset) and isinstance(name, str):
+            names[name] = None
 
-    file.visititems(note)
-    return names
+    with _damage_named(repr(file.filename)):
+        texts = [name for name in file if isinstance(name, str)]  # others are bytes that are no UTF-8
+        names.update({name: None for name in texts if _followed(file, name) is not None})
+        file.visititems(note)
+    return list(names)
 
 
 def _described(dataset: h5py.Dataset) -> str:
@@ -241,8 +299,10 @@ def _described(dataset: h5py.Dataset) -> str:
 
 @contextmanager
 def _damage_named(name: str) -> Iterator[None]:
-    """HDF5 reports a wrong checksum as an OSError that doesn't say where."""
+    """FileFormatError: HDF5 reports damage, such as a wrong checksum, as errors of many kinds that don't say where."""
     try:
         yield
-    except OSError as error:
-        raise ValueError(f"cannot read {name}: {error}") from error
+    except FileFormatError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, SystemError) as error:
+        raise FileFormatError(f"cannot read {name}: {error}") from error

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import damage_named
 from . import tiff_file
+from .file_array import npy_array
 from .layouts import usual_layout
 from .pillow_images import opened
 
@@ -16,35 +18,27 @@ __all__ = ["header", "page_count"]
 def header(path: Path) -> tuple[tuple[int, int], int]:
     """The sides of an image file's picture, the shorter one first, and the bytes that a value of it takes once read.
 
-    Of a TIFF file with several pages, which are alike, those of each. Nothing is decoded. Raises ValueError that
-    names a file without a header.
+    Of a TIFF file with several pages, which are alike, those of each. Nothing is decoded. Raises FileFormatError (a
+    ValueError) that names a file without a header.
     """
-    try:
+    with damage_named(str(path)):
         shape, itemsize = _header(path)
         short, long = sorted(shape)
-    except ImportError:
-        raise
-    except Exception as error:  # decoders raise whatever they like on a damaged file
-        raise ValueError(f"cannot read {str(path)!r}: {error}") from error
     return (int(short), int(long)), itemsize
 
 
 def page_count(path: Path) -> int:
-    """How many images a file holds, 1 or, of a TIFF file, more; ValueError that names one that is cut off."""
+    """How many images a file holds, 1 or, of a TIFF file, more; FileFormatError that names one that is cut off."""
     if path.suffix.lower() not in (".tif", ".tiff"):
         return 1
-    try:
+    with damage_named(str(path)):
         return tiff_file.page_count(path)
-    except ImportError:
-        raise
-    except Exception as error:
-        raise ValueError(f"cannot read {str(path)!r}: {error}") from error
 
 
 def _header(path: Path) -> tuple[tuple[int, int], int]:
     ending = path.suffix.lower()
     if ending == ".npy":
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = npy_array(path)
         return usual_layout(array.shape).full(array.shape)[2:], _as_read(array.dtype)
     if ending in (".tif", ".tiff"):
         held = tiff_file.contents(path)

@@ -15,12 +15,12 @@ extra.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from ..errors import damage_named
+from .file_array import npy_array
 from .layouts import image_layout
 from .pillow_images import read_pillow, write_pillow
 from .tiff import read_tiff, write_tiff
@@ -37,7 +37,8 @@ def read_image(path: str | Path) -> np.ndarray:
     orientation is applied. Arrays in NPY files may be (H, W), (H, W, C) or (C, H, W), C at most 4; where the
     first and the last axis could both be the channels, it is (C, H, W), which is what `write_image` writes. Of
     TIFF files the samples of a pixel are channels, and anything else is pages. Raises FileNotFoundError, and
-    ValueError that names the file if it isn't such an image, has several pages, or can't be read whole.
+    FileFormatError (a ValueError) that names the file if it isn't such an image, has several pages, or can't be read
+    whole.
     """
     path = Path(path)
     reader = _READERS[_ending(path)]
@@ -56,18 +57,6 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     path = Path(path)
     writer = _WRITERS[_ending(path)]
     writer(path, _check_image(np.asarray(image)))
-
-
-@contextmanager
-def damage_named(name: str) -> Iterator[None]:
-    """ValueError that says what cannot be read, of whatever decoders raise on a damaged file."""
-    try:
-        yield
-    except (ImportError, MemoryError):
-        raise
-    except Exception as error:
-        known = str(error).startswith((repr(name), "cannot read"))
-        raise ValueError(str(error) if known else f"cannot read {name!r}: {error}") from error
 
 
 def _ending(path: Path) -> str:
@@ -89,11 +78,11 @@ def _check_image(image: np.ndarray) -> np.ndarray:
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    array = np.load(path, allow_pickle=False)
-    if array.dtype.kind not in "buif" or array.size == 0:
-        raise ValueError(f"an array of shape {array.shape} and dtype {array.dtype} is not an image")
-    everything = slice(None)
-    array = np.ascontiguousarray(image_layout(array.shape).read(array, everything, everything, everything)[0])
+    stored = npy_array(path)
+    if 0 in stored.shape:
+        raise ValueError(f"an array of shape {stored.shape} and dtype {stored.dtype} is not an image")
+    image = image_layout(stored.shape).read(stored, slice(None), slice(None), slice(None))[0]
+    array: np.ndarray = np.ascontiguousarray(image)
     return array * np.uint8(255) if array.dtype == bool else array
 
 

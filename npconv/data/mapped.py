@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .file_array import FileArray
+from .file_array import FileArray, npy_array
 from .layouts import Layout, image_layout
 from .tiff_file import contents
 
@@ -72,6 +72,6 @@ def mapped_image(path: Path, page: int = 0) -> MappedImage | None:
 
 
 def _of_npy(path: Path) -> MappedImage | None:
-    array: np.memmap = np.load(path, mmap_mode="r", allow_pickle=False)
+    array = npy_array(path)
     whole = 0 not in array.shape and array.dtype.kind in "uif"
-    return MappedImage(FileArray.of(array, path), image_layout(array.shape)) if whole else None
+    return MappedImage(array, image_layout(array.shape)) if whole else None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import FileFormatError
 from .folder import FolderPhotos
 from .hdf5 import HDF5Pairs, HDF5Photos, dataset_names
 from .pairs import Pairs
@@ -41,7 +42,7 @@ def open_data(path: str | Path, channels: int | None = None, corrupt: str = "fai
 
     channels, corrupt: as for `open_photos`; channels for pairs too, corrupt not: damage in them is an
     error. Raises FileNotFoundError if there is nothing, and
-    ValueError for anything else, saying what an HDF5 file has.
+    FileFormatError (a ValueError) for anything else, saying what an HDF5 file has.
     """
     if Path(path).is_dir():
         return FolderPhotos(path, 3 if channels is None else channels, corrupt=corrupt)
@@ -57,7 +58,7 @@ def open_data(path: str | Path, channels: int | None = None, corrupt: str = "fai
         _check_channels(pairs.image_shape[0], channels)
         return pairs
     held = ", ".join(names) or "none"
-    raise ValueError(f"{str(path)!r} must have a data set 'images', or 'input' and 'target'; it has: {held}")
+    raise FileFormatError(f"{str(path)!r} must have a data set 'images', or 'input' and 'target'; it has: {held}")
 
 
 def _check_channels(has: int, wanted: int | None) -> None:

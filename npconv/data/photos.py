@@ -11,17 +11,28 @@ lazy ones (lazy.py) remember.
 from __future__ import annotations
 
 import operator
+import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from ..backends.forking import after_fork
 from .values import check_scale, check_share, in_8bit_steps
 
 __all__ = ["ArrayPhotos", "LRUCache", "Photos"]
 
 AT_ONCE = 64
+_bookkeeping = threading.Lock()  # of all caches: a collection may be drawn from in several threads
+
+
+def _forked() -> None:
+    global _bookkeeping
+    _bookkeeping = threading.Lock()
+
+
+after_fork(_forked)
 
 
 class Photos(ABC):
@@ -30,6 +41,8 @@ class Photos(ABC):
     channels: int
     # Whether those that draw from the collection pass over photographs that cannot be read, or are too small.
     skips_corrupt: bool = False
+    # Whether the names are those of the photographs themselves, the same wherever the collection lies.
+    has_lasting_names: bool = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -124,6 +137,7 @@ class _Subset(Photos):
         self._indices = indices
         self.channels = photos.channels
         self.skips_corrupt = photos.skips_corrupt
+        self.has_lasting_names = photos.has_lasting_names
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -215,17 +229,19 @@ class LRUCache:
 
     def get(self, index: int, make: Callable[[int], np.ndarray]) -> np.ndarray:
         """Array `index`, from memory or from `make(index)`."""
-        if index in self._arrays:
-            self._arrays.move_to_end(index)
-            return self._arrays[index]
-        if index in self._large:
-            return self._large[index]
-        self._large.clear()  # before another one is made: there is never room for two
+        with _bookkeeping:
+            if index in self._arrays:
+                self._arrays.move_to_end(index)
+                return self._arrays[index]
+            if index in self._large:
+                return self._large[index]
+            self._large.clear()  # before another one is made: there is never room for two
         array = make(index)
-        if array.nbytes <= self.max_bytes:
-            self._keep(index, array)
-        else:
-            self._large[index] = array
+        with _bookkeeping:
+            if array.nbytes > self.max_bytes:
+                self._large = {index: array}
+            elif index not in self._arrays:  # else another thread has made it too
+                self._keep(index, array)
         return array
 
     def _keep(self, index: int, array: np.ndarray) -> None:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from ..extras import require
+from ..extras import h5py, require
 from ..whole_file import whole_file
 from .file_array import FileArray, reserve
 from .hdf5 import CHUNK_SIDE

@@ -21,12 +21,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from .file_array import FileArray
+from ..errors import damage_named
+from ..extras import h5py
+from .file_array import npy_array
 from .hdf5 import _dataset, _names, _opened
-from .images import ENDINGS, damage_named
+from .hdf5_attributes import attributes
+from .hdf5_chunks import CheckedChunks
+from .images import ENDINGS
 from .layouts import Layout, usual_layout
 from .pillow_images import read_picture
 from .tiff_stacks import open_tiff
@@ -50,7 +53,7 @@ class Stack:
     file: Any = None
 
     def read(self, pages: slice, rows: slice, columns: slice) -> np.ndarray:
-        """A region as (n, C, h, w), bits as 0 and 255; ValueError that names the file if it is damaged."""
+        """A region as (n, C, h, w), bits as 0 and 255; FileFormatError that names the file if it is damaged."""
         with damage_named(str(self.path)):
             block = self.layout.read(self.array, pages, rows, columns)
         return block * np.uint8(255) if block.dtype == bool else block
@@ -74,9 +77,9 @@ def open_stack(path: str | Path, axes: str | None = None, dataset: str | None = 
     axes: the order of the axes of an NPY or HDF5 array, or of a TIFF file's, such as "NHWC"; None: `usual_layout`,
     and for TIFF what the file says. dataset: of an HDF5 file; None is its only one, or `images`.
 
-    Raises FileNotFoundError; ValueError that names the file for one that is no such image, or is damaged, and for axes
-    or a data set of a format that has no such choice. An array (2, H, W) is gray and alpha unless `axes` says else,
-    which a warning tells.
+    Raises FileNotFoundError; FileFormatError (a ValueError) that names the file for one that is no such image, or is
+    damaged; ValueError for axes or a data set of a format that has no such choice. An array (2, H, W) is gray and
+    alpha unless `axes` says else, which a warning tells.
     """
     path = Path(path)
     ending = path.suffix.lower()
@@ -114,17 +117,16 @@ def _stack(path: Path, array: Any, layout: Layout, notes: dict[str, Any], file: 
 
 
 def _open_npy(path: Path, layout: Layout | None) -> Stack:
-    # Object arrays cannot be mapped: that is an error, and nothing is unpickled.
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    return _stack(path, FileArray.of(array, path), layout or _guessed(path, array.shape), {})
+    array = npy_array(path)
+    return _stack(path, array, layout or _guessed(path, array.shape), {})
 
 
 def _open_hdf5(path: Path, layout: Layout | None, name: str | None) -> Stack:
     file = _opened(path)
     try:
         dataset = _dataset(file, name or _only_dataset(file, path))
-        notes = {"dataset": dataset.name.lstrip("/"), "attributes": dict(dataset.attrs)}
-        return _stack(path, dataset, layout or _guessed(path, dataset.shape), notes, file)
+        notes = {"dataset": dataset.name.lstrip("/"), "attributes": attributes(dataset)}
+        return _stack(path, CheckedChunks(dataset), layout or _guessed(path, dataset.shape), notes, file)
     except BaseException:
         file.close()
         raise

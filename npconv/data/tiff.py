@@ -1,8 +1,8 @@
 """TIFF files to (C, H, W) arrays and back, through tifffile.
 
 What tifffile leaves to its caller is done here: the order of the axes, the orientation tag, palettes, and
-gray scales in which 0 is white. 8-bit files, and 16-bit gray ones, in compressions that tifffile has no decoder for
-(LZW, JPEG) are read by pillow.
+gray scales in which 0 is white. `tiff_codecs` tells who unpacks what: of LZW and JPEG it is pillow, for 8-bit files
+and 16-bit gray ones.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import FileFormatError
 from ..extras import require
-from .pillow_images import opened, pillow_to_array
-from .tiff_file import MIN_IS_WHITE, PALETTE, contents, opened_tiff, orientation
+from .pillow_images import check_picture_growth, opened, pillow_to_array
+from .sizes import FREE_IMAGE, MAX_GROWTH
+from .tiff_codecs import name, segments_are_decoded
+from .tiff_file import MIN_IS_WHITE, PALETTE, check_page, contents, opened_tiff, orientation
+from .tiff_segments import check_segments, whole_page
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
+
+_STRIP = 256  # rows of a palette's numbers that become colours at a time
 
 
 def read_tiff(path: Path) -> np.ndarray:
@@ -47,9 +53,13 @@ def page_image(path: Path, file: Any, number: int) -> np.ndarray:
     end = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False) if n), default=0)
     if end > file.filehandle.size:  # tifffile fills up what is missing
         raise ValueError(f"it is cut off: page {number + 1} ends at byte {end:,}, the file at {file.filehandle.size:,}")
+    check_page(file, page, MAX_GROWTH, FREE_IMAGE)
+    check_segments(file, page)
+    if not segments_are_decoded(page):
+        return _read_with_pillow(path, page, number)
     try:
-        array = page.asarray()
-    except ValueError as error:
+        array = page.asarray() if page.is_contiguous else whole_page(file, page)
+    except ValueError as error:  # a package that is built without some decoders
         if "imagecodecs" not in str(error):
             raise
         return _read_with_pillow(path, page, number)
@@ -81,7 +91,11 @@ def _shades(image: np.ndarray, page: TiffPage) -> np.ndarray:
     """The image as light: 1-bit as 0 and 255, palettes as RGB, 0 as black."""
     if page.photometric == PALETTE and page.colormap is not None:
         colours = np.asarray(page.colormap)  # (3, entries), 16 bits
-        return (colours // 257).astype(np.uint8)[:, image[0]]
+        colours = (colours // 257).astype(np.uint8)
+        shown = np.empty((3, *image.shape[1:]), np.uint8)
+        for top in range(0, image.shape[1], _STRIP):  # at once, it would be in memory six times
+            shown[:, top : top + _STRIP] = colours[:, image[0, top : top + _STRIP]]
+        return shown
     if image.dtype == bool:
         image = image * np.uint8(255)
     if page.photometric == MIN_IS_WHITE and image.dtype.kind == "u":
@@ -104,7 +118,17 @@ def _oriented(image: np.ndarray, page: TiffPage) -> np.ndarray:
 def _read_with_pillow(path: Path, page: TiffPage, number: int) -> np.ndarray:
     deep_gray = page.samplesperpixel == 1 and page.dtype == np.uint16 and page.photometric == 1
     if page.bitspersample > 8 and not deep_gray:  # pillow would shorten 16-bit colours to 8 bits
-        raise ValueError("its compression needs another package: pip install imagecodecs")
+        raise FileFormatError(
+            f"page {number + 1} is compressed with {name(page)}, which is read of 8-bit and of gray 16-bit pages only: "
+            "pip install imagecodecs, or write it anew with deflate (ZIP)"
+        )
     with opened(path) as image:
         image.seek(number)
-        return pillow_to_array(image)
+        check_picture_growth(path, image)
+        try:
+            return pillow_to_array(image)
+        except OSError as error:
+            raise FileFormatError(
+                f"page {number + 1}, compressed with {name(page)}, is not unpacked by pillow ({error}): it is damaged, "
+                "or needs another package (pip install imagecodecs)"
+            ) from error

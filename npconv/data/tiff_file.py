@@ -8,9 +8,9 @@ levels, thumbnails, masks) are left out. A file that was cut off is an error, wh
 
 from __future__ import annotations
 
+import json
 import logging
-import os
-import struct
+import math
 import threading
 import warnings
 from collections.abc import Iterator
@@ -22,19 +22,33 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.forking import after_fork
 from ..extras import require
 from .file_array import FileArray
 from .layouts import MOST_CHANNELS, Layout
+from .sizes import FREE_BYTES, MOST_DEFLATED, check_growth
+from .tiff_codecs import segments_are_decoded
+from .tiff_descriptions import check_description
+from .tiff_directories import MAX_UNLIKE, REDUCED_OR_MASK, Directories, directories
 
 MIN_IS_WHITE, PALETTE = 0, 3  # values of the tag PhotometricInterpretation
-_REDUCED_OR_MASK = 1 | 4  # bits of the tag NewSubfileType
+_PARSED_WHOLE = ("lsm", "fluoview", "stk", "sis", "svs", "scn", "qpi", "ndpi", "bif", "avs", "eer", "philips", "nih")
 _SLIDES = ("svs", "ndpi", "bif", "scn", "qpi", "avs", "philips", "indica")  # tifffile's names of slide scanners' files
 _logging = threading.RLock()
 
 
+def _forked() -> None:
+    global _logging
+    _logging = threading.RLock()
+
+
+after_fork(_forked)
+
+
 @dataclass(frozen=True)
 class Contents:
-    """The pages of a file. `shape`: (N, C, H, W), upright, as read; `numbers`: which of the file's pages they are.
+    """The pages of a file. `shape`: (N, C, H, W), upright, as read; `numbers`: which of the file's pages they are,
+    none where the pixels lie in one piece.
 
     array, layout: where the pixels lie, if they lie in one piece and are the image as they are; else None.
     special: why stored values are not the image ("it is turned"), or "". axes, stored: tifffile's, of the whole.
@@ -53,8 +67,75 @@ class Contents:
 @contextmanager
 def opened_tiff(path: Path) -> Iterator[Any]:
     """The file as a `tifffile.TiffFile`; what tifffile logs as an error becomes a warning that names the file."""
-    with quiet(path), require("tifffile").TiffFile(path) as file:
+    with quiet(path), tiff_file(path) as file:
         yield file
+
+
+def tiff_file(path: Path) -> Any:
+    """The file alone: descriptions of OME and others may name more files, which tifffile would open.
+
+    Micro-Manager's formats look for files beside this one; of ScanImage's, tifffile guesses where pages may be.
+    """
+    return _of_alike_pages(require("tifffile").TiffFile)(
+        path, _multifile=False, is_mmstack=False, is_ndtiff=False, is_scanimage=False
+    )
+
+
+@lru_cache(maxsize=1)
+def _of_alike_pages(base: Any) -> Any:
+    """tifffile's class, but for how pages that no description orders are gathered: it compares each with all others."""
+
+    class OfAlikePages(base):  # type: ignore[misc]
+        def _series_generic(self) -> Any:
+            if len(self.pages) <= MAX_UNLIKE:
+                return super()._series_generic()
+            kept = getattr(self, "kept_pages", None)
+            return self._series_uniform() if kept is None else [self._series_of(kept)]
+
+        def _series_of(self, numbers: list[int]) -> Any:
+            """Those pages, all of which must be like the first, as one series; RuntimeError if they are not."""
+            self.pages.useframes = True
+            self.pages.set_keyframe(0)
+            first = self.pages.first
+            pages = self.pages._getlist(numbers, validate=True)
+            self.copies_left_out = len(self.pages) - len(pages)
+            series = require("tifffile").TiffPageSeries
+            return series(pages, (len(pages), *first.shape), first.dtype, "I" + first.axes, kind="uniform")
+
+    return OfAlikePages
+
+
+def _series(path: Path, file: Any, held: Directories) -> list[Any]:
+    """The series of pages; of very many pages, only those kinds of files for which tifffile does not parse each one.
+
+    Of these, smaller copies and masks are left out before the pages are compared: LSM files have one after each page.
+    """
+    count = len(held.reduced)
+    if count > MAX_UNLIKE:
+        file.__dict__.update({f"is_{kind}": False for kind in _PARSED_WHOLE})
+        # Written a page at a time, each page is a series of its own.
+        if file.is_shaped and _said_size(held.description) < (count - MAX_UNLIKE) * held.areas[0]:
+            file.__dict__["is_shaped"] = False
+        kept = [number for number, reduced in enumerate(held.reduced) if number == 0 or not reduced]
+        if 1 < len(kept) < count and not file.is_shaped:
+            file.kept_pages = kept
+            file.__dict__["is_uniform"] = False  # asks for a few pages only
+    try:
+        found = list(file.series)
+        if getattr(file, "copies_left_out", 0):
+            _warn_of_copies(path, file.copies_left_out)
+        return found
+    except RuntimeError as error:  # of pages that should be like the first
+        many = f"of more than {MAX_UNLIKE:,} pages all must be alike" if count > MAX_UNLIKE else "they are not alike"
+        raise ValueError(f"its pages do not fit together, {many}: {error}") from error
+
+
+def _said_size(description: bytes) -> int:
+    """How many values the description that tifffile writes tells of, 0 if it tells of none."""
+    try:
+        return math.prod(json.loads(description.rstrip(b"\0"))["shape"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return 0
 
 
 @contextmanager
@@ -86,62 +167,11 @@ class _Kept(logging.Handler):
 
 def page_count(path: Path) -> int:
     """How many images a TIFF file holds; nothing is decoded. ValueError for one that is cut off or none."""
-    reduced, description = directories(path)
+    held = directories(path)
     # ImageJ, and tifffile too, may write one directory for all pages of a large stack.
-    if len(reduced) == 1 and not (b"ImageJ" in description or b'"truncated"' in description):
+    if len(held.reduced) == 1 and not (b"ImageJ" in held.description or b'"truncated"' in held.description):
         return 1
     return contents(path).shape[0]
-
-
-def directories(path: Path) -> tuple[list[bool], bytes]:
-    """Of each page whether it is marked as a smaller copy or a mask of another; and the first one's description.
-
-    Walks the chain of image file directories as TIFF 6.0 and BigTIFF define it. Raises ValueError if it does not end
-    within the file.
-    """
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        head = file.read(16)
-        order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
-        version = struct.unpack(order + "H", head[2:4])[0] if order and len(head) == 16 else 0
-        if version not in (42, 43):
-            raise ValueError("it is not a TIFF file")
-        big = version == 43
-        word, entry = order + ("Q" if big else "I"), 20 if big else 12
-        number = order + ("Q" if big else "H")
-        offset = struct.unpack_from(word, head, 8 if big else 4)[0]
-        found: dict[int, bool] = {}
-        description = b""
-        while offset:
-            file.seek(offset)
-            start = file.read(struct.calcsize(number))
-            count = struct.unpack(number, start)[0] if len(start) == struct.calcsize(number) else 0
-            wanted = count * entry + struct.calcsize(word)
-            body = file.read(wanted) if 0 < wanted < size else b""
-            if offset in found or not count or len(body) < wanted:
-                raise ValueError(f"it is damaged or cut off: its directory of pages breaks off after {len(found)}")
-            tags = {struct.unpack_from(order + "H", body, at)[0]: at for at in range(0, count * entry, entry)}
-            if not found and 270 in tags:
-                description = _text(file, body[tags[270] :][:entry], word)
-            found[offset] = 254 in tags and bool(_subfile_type(body, tags[254], order, big) & _REDUCED_OR_MASK)
-            offset = struct.unpack_from(word, body, count * entry)[0]
-    if not found:
-        raise ValueError("it has no pages")
-    return list(found.values()), description
-
-
-def _subfile_type(body: bytes, at: int, order: str, big: bool) -> int:
-    short = struct.unpack_from(order + "H", body, at + 2)[0] == 3
-    return int(struct.unpack_from(order + ("H" if short else "I"), body, at + (12 if big else 8))[0])
-
-
-def _text(file: Any, entry: bytes, word: str) -> bytes:
-    """The beginning of a text that a directory's entry points to, or holds itself."""
-    length, where = (struct.unpack_from(word, entry, at)[0] for at in (4, 4 + struct.calcsize(word)))
-    if length <= struct.calcsize(word):
-        return entry[-struct.calcsize(word) :]
-    file.seek(where)
-    return bytes(file.read(min(length, 10_000)))
 
 
 def contents(path: Path) -> Contents:
@@ -152,55 +182,87 @@ def contents(path: Path) -> Contents:
 
 @lru_cache(maxsize=32)
 def _remembered(path: Path, size: int, _: tuple[int, int]) -> Contents:
-    directories(path)
+    held = directories(path)
     with opened_tiff(path) as file:
-        series = _kept_series(path, file)
-        pages = [page for part in series for page in part.pages]
+        check_description(file.pages[0].description, held)
+        series = _kept_series(path, _series(path, file, held))
         first, key = series[0], series[0].keyframe
         image, dtype = as_read(key)
         why = special(key)
+        check_page(file, key)
+        segments_are_decoded(key)
         if key.dtype is None:
             raise ValueError("its values are of a kind that is not known")
-        shape, layout = _simplified(first.shape, first.axes)
+        shape, layout = simplified(first.shape, first.axes)
         if len(series) == 1 and layout is not None and first.dataoffset is not None and not why:
             stored = first.dtype.newbyteorder(file.byteorder)
             array = FileArray(path, stored, int(first.dataoffset), shape)
             end = array.offset + stored.itemsize * int(np.prod(shape, dtype=object))
             if end > size:
                 raise ValueError(f"it is cut off: its pixels end at byte {end:,}, the file at {size:,}")
-            full = layout.full(shape)
-            return Contents(full, dtype, _numbers(pages), array, layout, "", first.axes, tuple(first.shape))
-        if any(page is None or page.parent is not file for page in pages) or (len(series) == 1 and layout is None):
+            return Contents(layout.full(shape), dtype, (), array, layout, "", first.axes, tuple(first.shape))
+        pages, missing = _pages_there(path, file, series)
+        if len(series) == 1 and layout is None:
             raise ValueError(f"its axes {first.axes} of shape {first.shape} are not those of a stack of images")
-        axes, whole = (first.axes, tuple(first.shape)) if len(series) == 1 else (None, ())
-        numbers = tuple(sorted(_numbers(pages)))
+        axes, whole = (first.axes, tuple(first.shape)) if len(series) == 1 and not missing else (None, ())
+        numbers = tuple(sorted(page.index for page in pages))
         return Contents((len(numbers), *image), dtype, numbers, None, None, why, axes, whole)
 
 
-def _numbers(pages: list[Any]) -> tuple[int, ...]:
-    return tuple(page.index for page in pages if page is not None)
+def check_page(file: Any, page: Any, growth: int = MOST_DEFLATED, free: int = FREE_BYTES) -> None:
+    """FileFormatError if a page would become that many times more than its bytes in the file, and more than `free`."""
+    held = min(sum(page.databytecounts), file.filehandle.size)
+    size = int(page.nbytes)
+    if page.photometric == PALETTE and page.colormap is not None:
+        size = (size + 3 * size // page.dtype.itemsize) // 2  # what is twice in memory of others: numbers and colours
+    check_growth(size, held, f"page {page.index + 1}", growth, free)
 
 
-def _kept_series(path: Path, file: Any) -> list[Any]:
+def _kept_series(path: Path, found: list[Any]) -> list[Any]:
     """The series of pages that are no smaller copies; ValueError if they are not alike."""
-    first, *others = file.series
+    first, *others = found
     copies = first.is_pyramidal and first.kind in _SLIDES  # the rest is a thumbnail and a label
-    kept = [first, *(part for part in others if not copies and not part.keyframe.subfiletype & _REDUCED_OR_MASK)]
+    kept = [first, *(part for part in others if not copies and not part.keyframe.subfiletype & REDUCED_OR_MASK)]
     if len(kept) <= len(others):
-        number = len(others) + 1 - len(kept)
-        told = f"{number} of its images {'is' if number == 1 else 'are'} left out"
-        warnings.warn(f"{path}: {told}: smaller copies or masks of the first one", stacklevel=5)
-    kinds: dict[str, list[int]] = {}
+        _warn_of_copies(path, len(others) + 1 - len(kept))
+    kinds: dict[str, list[Any]] = {}
     for part in kept:
         (channels, height, width), dtype = as_read(part.keyframe)
         of = f"{width} x {height} pixels, {channels} channel{'s' * (channels > 1)}, {dtype}"
-        kinds.setdefault(of, []).extend(number + 1 for number in _numbers(list(part.pages)))
+        kinds.setdefault(of, []).append(part)
     if len(kinds) > 1:
         told = "; ".join(
-            f"{of} (page {min(numbers)}{' and others' * (len(numbers) > 1)})" for of, numbers in kinds.items()
+            f"{of} (page {min(part.keyframe.index for part in parts) + 1}"
+            f"{' and others' * (sum(len(part.pages) for part in parts) > 1)})"
+            for of, parts in kinds.items()
         )
         raise ValueError(f"its pages must be alike, but are of different sizes or kinds: {told}")
     return kept
+
+
+def _warn_of_copies(path: Path, number: int) -> None:
+    told = f"{number} of its images {'is' if number == 1 else 'are'} left out"
+    warnings.warn(f"{path}: {told}: smaller copies or masks of the first one", stacklevel=6)
+
+
+def _pages_there(path: Path, file: Any, series: list[Any]) -> tuple[list[Any], int]:
+    """The pages of the series that the file has, and how many it lacks, of which there is a warning: the description
+    of an acquisition that was broken off tells of more than were written."""
+    told = [page for part in series for page in part.pages]
+    pages = [page for page in told if page is not None]
+    if any(page.parent is not file for page in pages):
+        raise ValueError("its description names pages of other files, which are not read")
+    missing = len(told) - len(pages)
+    if not pages:
+        raise ValueError(f"all of the {missing} pages that its description tells of are missing")
+    if missing:
+        is_or_are = "is" if missing == 1 else "are"
+        warnings.warn(
+            f"{path}: {missing} of the {len(told)} pages that its description tells of {is_or_are} missing: only the "
+            f"other{'s' * (len(pages) > 1)} can be read",
+            stacklevel=5,
+        )
+    return pages, missing
 
 
 def as_read(page: Any) -> tuple[tuple[int, int, int], np.dtype]:
@@ -234,7 +296,7 @@ def special(page: Any) -> str:
     return "it has bits for pixels" if page.dtype is None or page.dtype == bool else ""
 
 
-def _simplified(shape: tuple[int, ...], axes: str) -> tuple[tuple[int, ...], Layout | None]:
+def simplified(shape: tuple[int, ...], axes: str) -> tuple[tuple[int, ...], Layout | None]:
     """The shape with all pages in one axis, and its layout; None where the axes are in another order."""
     for ending, letters in (("YXS", "HWC"), ("SYX", "CHW"), ("YX", "HW")):
         if axes.endswith(ending):

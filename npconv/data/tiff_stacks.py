@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..extras import require
 from .file_array import FileArray
 from .layouts import Layout
+from .sizes import FREE_IMAGE, check_growth
 from .tiff import page_image
-from .tiff_file import Contents, contents, opened_tiff, quiet
+from .tiff_file import Contents, as_read, contents, opened_tiff, quiet, simplified, tiff_file
 from .tiff_segments import Segments
 
 _RESOLUTION = ("XResolution", "YResolution")
@@ -32,7 +32,7 @@ class Pages:
         self._last: tuple[int, np.ndarray] | None = None
         self.shape, self.dtype = held.shape, held.dtype
         with quiet(path):
-            self._file = require("tifffile").TiffFile(path)
+            self._file = tiff_file(path)
         self._segments = Segments(self._file)
 
     def _page(self, index: int) -> np.ndarray:
@@ -51,9 +51,16 @@ class Pages:
 
     def _region(self, index: int, channels: slice, rows: slice, columns: slice) -> np.ndarray:
         with quiet(self._path):
+            self._check_alike(index)
             if self._segments.at(self._numbers[index]):
                 return self._segments.region(rows, columns, channels)
         return self._page(index)[channels, rows, columns]
+
+    def _check_alike(self, index: int) -> None:
+        """ValueError for a page that is of another size or kind than the first, as tifffile does not ask of all."""
+        found = as_read(self._file.pages[self._numbers[index]])
+        if found != (self.shape[1:], self.dtype):
+            raise ValueError(f"its page {index + 1} is {found[1]} {found[0]}, the first {self.dtype} {self.shape[1:]}")
 
     def close(self) -> None:
         """Close the file, and let go of what was decoded."""
@@ -89,9 +96,17 @@ def _said(path: Path, held: Contents, layout: Layout) -> Any:
     if held.array is not None:
         of = held.array
         return FileArray(path, of.dtype, of.offset, _as_said(held.stored, layout))
+    shape, stored = simplified(held.stored, held.axes)
+    size = int(np.prod(shape, dtype=object))
+    if stored is None or size != int(np.prod(held.shape, dtype=object)):
+        raise ValueError(f"{str(path)!r}: its pages are not an array of shape {held.stored}")
+    check_growth(size * held.dtype.itemsize, path.stat().st_size, "its pages", free=FREE_IMAGE)
+    array = np.empty(shape, held.dtype)
     with opened_tiff(path) as file:
-        array = file.series[0].asarray()
-        return array.reshape(_as_said(array.shape, layout))
+        for place, page in enumerate(file.series[0].pages):
+            image = page_image(path, file, page.index)
+            stored.write(array, slice(place, place + 1), slice(None), slice(None), image[np.newaxis])
+    return array.reshape(_as_said(held.stored, layout))
 
 
 def _as_said(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:

@@ -43,12 +43,12 @@ def load_state(
     """
     pairs, values = _fitted(network, state, mapping, missing_bias)
     own, matched = own_arrays(network), dict(pairs)
+    _warn_of_infinities([theirs for _, theirs in pairs], values)  # first: where warnings are errors, nothing changes
     for ours, theirs in pairs:
         own[ours][...] = backend().asarray(values[theirs].astype(own[ours].dtype.name, copy=False))
     for name in convolution_biases(network) if missing_bias == "zero" else ():
         if name not in matched:
             own[name][...] = 0
-    _warn_of_infinities([theirs for _, theirs in pairs], values)
     return pairs
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import FileFormatError
+from ..npy_header import npy_header
 from .zip_entries import checked_entry, entries_of, opened_zip, zip_errors
 
-KINDS = "fiub"  # floats, integers and bools
 CHUNK = 1 << 20  # bytes that are unpacked at a time
 
 
@@ -32,11 +32,11 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
 def _array(file: Any, entry: zipfile.ZipInfo) -> np.ndarray:
     """The array of an open entry, whose elements go from the archive to their places, some at a time."""
     what = repr(entry.filename[:100])
-    shape, fortran, dtype = _header(file, what)
-    if dtype.kind not in KINDS or dtype.hasobject or dtype.itemsize > 8:
-        raise FileFormatError(f"{what}: dtype {dtype} must be of floats, integers or bools")
+    shape, fortran, dtype = npy_header(file, entry.file_size, what)
+    if dtype.itemsize > 8:
+        raise FileFormatError(f"{what}: dtype {dtype} must be of floats, integers or bools of at most 64 bits")
     held, needed = entry.file_size - file.tell(), math.prod(shape) * dtype.itemsize
-    if held != needed or min(shape, default=0) < 0:
+    if held != needed:
         raise FileFormatError(f"{what}: {dtype} {shape} needs {needed} bytes, there are {held}")
     flat = np.empty(math.prod(shape), dtype)
     target = flat.view("u1")
@@ -49,17 +49,3 @@ def _array(file: Any, entry: zipfile.ZipInfo) -> np.ndarray:
     if not dtype.isnative:
         flat = flat.byteswap().view(dtype.newbyteorder("="))
     return np.ascontiguousarray(flat.reshape(shape, order="F" if fortran else "C")).reshape(shape)
-
-
-def _header(file: Any, what: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    try:
-        version = np.lib.format.read_magic(file)
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in readers:
-            raise FileFormatError(f"{what}: version {version} must be (1, 0) or (2, 0)")
-        shape, fortran, dtype = readers[version](file)
-    except (FileFormatError, MemoryError, zipfile.BadZipFile):
-        raise
-    except Exception as error:  # a header is Python text, whose reader raises whatever it likes
-        raise FileFormatError(f"{what}: not an array ({str(error)[:200]})") from None
-    return shape, fortran, dtype

@@ -20,6 +20,7 @@ from ..errors import FileFormatError
 
 MAX_INSTRUCTIONS = 500_000  # some 10,000 tensors; each may need 64 bytes of memory
 MAX_COPIED = 500_000  # items of all containers that calls make: a call costs an instruction, and copies its argument
+MAX_LINE = 1 << 14  # bytes of a number or a name in text
 MAX_BITS = 128  # of an integer: PyTorch's magic number has 80
 KEYS = (str, int, float, bool, type(None))  # of dictionaries: what nobody can make slow to hash
 
@@ -48,6 +49,17 @@ class _Refused(Exception):
     """What is wrong at the current instruction."""
 
 
+class _ShortLines:
+    """A file whose lines end after MAX_LINE bytes: to read a number of millions of digits takes minutes."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.read, self.tell = file.read, file.tell
+
+    def readline(self) -> bytes:
+        return bytes(self._file.readline(MAX_LINE))
+
+
 class RestrictedUnpickler:
     """Reads pickles; `admitted` maps "module.name" to what it stands for, `persistent` gets persistent ids."""
 
@@ -72,7 +84,8 @@ class RestrictedUnpickler:
         self._clear()
         start, where = file.tell(), "its start"
         try:
-            for instruction, argument, position in pickletools.genops(file):
+            lines: Any = _ShortLines(file)
+            for instruction, argument, position in pickletools.genops(lines):
                 where = f"byte {position if position is not None else start}, {instruction.name}"
                 self._step(instruction.name, argument)
             if len(self._stack) != 1 or self._marked:

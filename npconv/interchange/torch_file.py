@@ -29,9 +29,9 @@ LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 # The number as a pickle of protocol 2 and above has it, some bytes from the start, and as older ones have it.
 LEGACY_STARTS = b"\x8a\n" + LEGACY_MAGIC.to_bytes(10, "little"), b"L%dL" % LEGACY_MAGIC
 LEGACY_WITHIN = 32  # bytes
-MAX_PICKLE = 64 << 20  # bytes of data.pkl, for some 100 bytes a tensor
+MAX_PICKLE = 16 << 20  # bytes of data.pkl, for some 100 bytes a tensor
 # Tensors that share a storage, and those with a stride of 0, become larger in memory than in the file.
-MAX_GROWTH, MAX_GROWTH_BYTES = 8, 1 << 20
+MAX_EXPANSION, SPARE_BYTES = 8, 1 << 20
 
 ReadStorage = Callable[[Storage], bytes]
 
@@ -88,10 +88,10 @@ def _check_growth(records: Mapping[str, TensorRecord], file_size: int) -> None:
     needed = sum(record.byte_count for record in records.values())
     held = sum({record.storage.key: record.storage.byte_count for record in records.values()}.values())
     held = min(held, file_size)  # a deflated storage has grown already
-    if needed > MAX_GROWTH * held + MAX_GROWTH_BYTES:
+    if needed > MAX_EXPANSION * held + SPARE_BYTES:
         raise FileFormatError(
             f"the tensors need {needed:,} bytes and their storages have {held:,}: expanded or shared more than "
-            f"{MAX_GROWTH} times"
+            f"{MAX_EXPANSION} times"
         )
 
 

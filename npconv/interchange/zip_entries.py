@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import struct
 import zipfile
@@ -12,16 +14,30 @@ from contextlib import contextmanager
 from ..errors import FileFormatError
 
 # What an archive may unpack to: weights hardly shrink (PyTorch does not even try), and some megabytes may be zeros.
-MAX_RATIO, FREE_BYTES = 8, 16 << 20
+MAX_RATIO, SPARE_BYTES = 8, 16 << 20
+MAX_DIRECTORY = 4 << 20  # bytes: the names and places of some 40,000 entries, each of which takes a kilobyte in memory
 
 
 @contextmanager
 def opened_zip(path: str) -> Iterator[zipfile.ZipFile]:
     """The archive, open; FileFormatError if it cannot be opened. What happens in the block is not looked at."""
-    with zip_errors():
-        archive = zipfile.ZipFile(path)
-    with archive:
-        yield archive
+    with open(path, "rb", buffering=0) as raw, _Bounded(raw) as file:
+        with zip_errors():
+            archive = zipfile.ZipFile(file)
+        file.most = None
+        with archive:
+            yield archive
+
+
+class _Bounded(io.BufferedReader):
+    """A file of which `most` bytes can be read at once (None: any number): zipfile reads the whole directory so."""
+
+    most: int | None = MAX_DIRECTORY
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.most is not None and size is not None and size > self.most:
+            raise FileFormatError(f"the directory of the archive has {size:,} bytes, it may have {self.most:,}")
+        return super().read(size)
 
 
 def archive_size(archive: zipfile.ZipFile) -> int:
@@ -47,6 +63,10 @@ def zip_errors() -> Iterator[None]:
         OverflowError,
     ) as error:
         raise FileFormatError(f"a damaged zip archive: {error}") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise FileFormatError("a damaged zip archive: it points before its beginning or beyond any file") from None
 
 
 def entries_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -55,18 +75,22 @@ def entries_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     Nothing is read here: what the entries claim must fit into the file, and may unpack to so many times its size.
     """
     entries: dict[str, zipfile.ZipInfo] = {}
+    size = archive_size(archive)
     for entry in archive.infolist():
         if entry.filename in entries:
             raise FileFormatError(f"{entry.filename[:100]!r} is in the archive twice")
         if entry.header_offset < 0:
             raise FileFormatError(f"{entry.filename[:100]!r} begins before the archive")
+        if entry.header_offset >= size:
+            raise FileFormatError(
+                f"{entry.filename[:100]!r} begins at byte {entry.header_offset:,}, the file has {size:,}"
+            )
         entries[entry.filename] = entry
-    size = archive_size(archive)
     packed = sum(entry.compress_size for entry in entries.values())
     unpacked = sum(entry.file_size for entry in entries.values())
     if packed > size:
         raise FileFormatError(f"the entries of the archive have {packed:,} bytes, the file has {size:,}")
-    if unpacked > MAX_RATIO * packed + FREE_BYTES:
+    if unpacked > MAX_RATIO * packed + SPARE_BYTES:
         raise FileFormatError(
             f"the archive has {packed:,} bytes that would unpack to {unpacked:,}: more than {MAX_RATIO} times as many"
         )

@@ -27,7 +27,7 @@ from npconv.data import (
     write_pairs,
 )
 from npconv.data.mapped import mapped_image
-from npconv.data.patches import _photo_order
+from npconv.data.patches import _PhotoOrder
 
 PLACES = [(0, 0, 5, 7), (3, 4, 8, 1), (10, 20, 30, 20), (0, 0, 40, 50), (39, 49, 1, 1)]
 
@@ -185,8 +185,8 @@ def test_large_compressed_photos_are_decoded_once_a_visit(tmp_path, monkeypatch)
 
 def test_pools_are_as_large_as_the_cache_allows():
     for at_once, sizes in ((1, {1}), (5, {5}), (64, {40})):
-        pools_in_turn = _photo_order(40, 320, np.random.default_rng(0), at_once)
-        order = np.concatenate([next(pools_in_turn) for _ in range(-(-40 // at_once))])
+        pools_in_turn = _PhotoOrder(40, 320, np.random.default_rng(0), at_once)
+        order = np.concatenate([pools_in_turn.next_pool() for _ in range(-(-40 // at_once))])
         assert np.bincount(order).tolist() == [8] * 40
         (size,) = sizes
         pools = [set(order[start : start + 8 * size].tolist()) for start in range(0, 320, 8 * size)]

@@ -119,6 +119,6 @@ def test_the_path_stands_once_and_first(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(FileFormatError, match=r"^pickle: pickle, byte"):
         read_state("pickle")
     Path("a.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(40))
-    with pytest.raises(FileFormatError, match=r"^a\.h5 is damaged or not an HDF5 file") as error:
+    with pytest.raises(FileFormatError, match=r"^a\.h5 is damaged or not an HDF5 file: at byte 24") as error:
         read_state("a.h5")
     assert str(error.value).count("a.h5 is") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import tracemalloc
 import zipfile
 import zlib
@@ -202,4 +203,31 @@ def test_too_little_memory_is_an_error_with_the_files_name(tmp_path: Path, monke
     monkeypatch.setattr("npconv.interchange.torch_file.decode", fail)
     path = zip_file(tmp_path / "a.pth", state(a=tensor("0", 4, (4,), (1,))), {"0": FOUR.tobytes()})
     with pytest.raises(FileFormatError, match=r"a\.pth: its weights need more memory than there is"):
+        read_state(path)
+
+
+@pytest.mark.parametrize("form", ["npz", "pth"])
+@pytest.mark.parametrize("offset", [1 << 31, (1 << 63) - 1, (1 << 64) - 1, None])
+def test_entries_that_begin_beyond_the_archive(offset: int | None, form: str, tmp_path: Path) -> None:
+    """The offset of 8 bytes that large archives have; None: a directory that begins before the file."""
+    path = tmp_path / f"a.{form}"
+    if form == "npz":
+        np.savez(path, a=FOUR)
+    else:
+        zip_file(path, state(a=tensor("0", 4, (4,), (1,))), {"0": FOUR.tobytes()})
+    data = bytearray(path.read_bytes())
+    last = data.rindex(b"PK\x05\x06")
+    if offset is None:
+        struct.pack_into("<I", data, last + 12, last + 9)
+    else:
+        entry = data.rindex(b"PK\x01\x02")
+        name, extra = struct.unpack_from("<HH", data, entry + 28)
+        struct.pack_into("<I", data, entry + 42, 0xFFFFFFFF)
+        field = struct.pack("<HHQ", 1, 8, offset)
+        struct.pack_into("<H", data, entry + 30, len(field))
+        data[entry + 46 + name : entry + 46 + name + extra] = field
+        start = struct.unpack_from("<I", data, last + len(field) - extra + 16)[0]
+        struct.pack_into("<I", data, last + len(field) - extra + 12, last + len(field) - extra - start)
+    path.write_bytes(data)
+    with pytest.raises(FileFormatError, match=rf"a\.{form}: ('.*' begins (at byte|before)|a damaged zip archive)"):
         read_state(path)
