@@ -9,6 +9,7 @@ comes before the first long step. Errors of the user's making are one line on st
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -19,9 +20,11 @@ from .. import __version__
 from ..training import TrainingCollapsed
 from . import convert, denoise, evaluate, info, train
 from .parser import Parser
-from .train import INTERRUPTED
+from .streams import outputs, plain
+from .termination import in_one_word, status_of
 
-OURS = (ValueError, TypeError, OSError, ImportError, MemoryError, TrainingCollapsed)
+# A Warning is an error where Python was told so (-W error).
+OURS = (ValueError, TypeError, OSError, ImportError, MemoryError, TrainingCollapsed, Warning)
 
 USAGE, FAILED = 2, 1
 SHOWN = 60  # items of the list in an error
@@ -38,18 +41,31 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with `argv` (None: the process's arguments) and return the exit status.
 
-    0: done; 1: it failed on the way; 2: the arguments are wrong; 130: interrupted with Ctrl-C.
+    0: done; 1: it failed on the way; 2: the arguments are wrong; 130: interrupted with Ctrl-C, 143:
+    terminated with SIGTERM (`train`, which then keeps what it has). What cannot be written to stdout is a failure; see
+    streams.py.
     """
+    with outputs() as out:
+        status = _main(argv)
+        with contextlib.suppress(OSError):  # it is in out.error
+            out.flush()
+        # Of commands the error has been told; argparse says nothing where its help could not be written.
+        return _failed("npconv", out.error) if status == 0 and out.error is not None else status
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     try:
         args, unknown = parser.parse_known_args(argv)
         if unknown:  # argparse itself would let the top parser complain, without the command's name
             args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        if args.command is None:
+            parser.print_help()
+            return 0
     except SystemExit as stop:  # argparse has printed help, the version or an error
         return int(stop.code or 0)
-    if args.command is None:
-        parser.print_help()
-        return 0
+    except OSError as error:  # of stdout, when help is printed
+        return _failed("npconv", error)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         return _run(f"npconv {args.command}", args)
@@ -72,20 +88,32 @@ def _run(name: str, args: Any) -> int:
         work = args.prepare(args)
         status = FAILED
         return int(work())
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # `npconv info | head -1`: whoever read our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+    except KeyboardInterrupt as interrupt:
+        print(f"{name}: {in_one_word(interrupt)}", file=sys.stderr)
+        return status_of(interrupt)
     except OURS as error:
-        print(f"{name}: error: {in_words(error)}", file=sys.stderr)
-        return status
+        return _failed(name, error, status)
+
+
+def _failed(name: str, error: BaseException, status: int = FAILED) -> int:
+    """Say what went wrong, on one line or with a list, and return the exit status."""
+    if isinstance(error, BrokenPipeError):  # `npconv info | head -1`: whoever read our output has gone
+        return FAILED
+    gone = isinstance(error, FileNotFoundError) and not _has_current_folder()
+    print(f"{name}: error: {in_words(error)}{' (the current folder is gone)' if gone else ''}", file=sys.stderr)
+    return status
+
+
+def _has_current_folder() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
 def in_words(error: BaseException) -> str:
     """The message of an error, with its lines joined; but indented lines are a list, and stay one line each."""
-    lines = str(error).splitlines()
+    lines = [plain(line) for line in str(error).splitlines()]
     items = [i for i, line in enumerate(lines) if i > 0 and line.startswith("  ")]
     if not items:
         return _joined(lines) or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
@@ -102,7 +130,7 @@ def _joined(lines: Sequence[str]) -> str:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"npconv: warning: {message}", file=sys.stderr)
+    print(f"npconv: warning: {plain(str(message))}", file=sys.stderr)
 
 
 __all__ = ["build_parser", "main"]

@@ -105,8 +105,9 @@ def _check_output(path: Path, overwrite: bool) -> None:
     check_new(path, overwrite)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r}")
-    if path.suffix.lower() == ".onnx":
-        require("onnx")
+    needed = {".onnx": "onnx", ".h5": "h5py"}.get(path.suffix.lower())
+    if needed is not None:
+        require(needed)
 
 
 # ---- from a model of ours ----

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,13 +11,22 @@ from ..data.folder import image_names
 from ..data.images import ENDINGS
 
 
-def image_files(names: Iterable[str], endings: Sequence[str] = ENDINGS) -> list[Path]:
+def image_files(
+    names: Iterable[str], endings: Sequence[str] = ENDINGS, shell_expands: bool = os.name != "nt"
+) -> list[Path]:
     """The files that `names` stand for: a folder stands for the images directly in it, in the order of names.
 
     `endings`: what a file that is named may end in; of folders, HDF5 files are left out, which may be models.
+    `shell_expands`: whether scans/*.tif has become names before it comes here; on Windows it has not.
     Raises FileNotFoundError for what is not there or a folder without images, ValueError for another ending.
     """
-    return [path for name in names for path in _images_at(Path(name), endings)]
+    expanded = names if shell_expands else [match for name in names for match in _matches(name)]
+    return [path for name in expanded for path in _images_at(Path(name), endings)]
+
+
+def _matches(name: str) -> list[str]:
+    """The names that a pattern stands for, sorted; what is there, and what fits nothing, stands for itself."""
+    return [name] if os.path.exists(name) else sorted(glob.glob(name)) or [name]
 
 
 def _images_at(path: Path, endings: Sequence[str]) -> list[Path]:

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import h5py
 import numpy as np
 
 from .. import __version__
 from ..backends import backend, backend_reason
 from ..backends.gpu import unusable_because
+from ..extras import h5py
 from ..model import Model
 from .parser import add_command
 from .progress import facts, show
@@ -72,8 +72,7 @@ def _describe_installation() -> int:
     reason = unusable_because()
     rows = {
         "npconv": __version__,
-        "Python": f"{platform.python_version()} on {platform.system()}, NumPy {np.__version__}, "
-        f"h5py {h5py.__version__}",
+        "Python": f"{platform.python_version()} on {platform.system()}, NumPy {np.__version__}, {_h5py()}",
         **computes,
         "CuPy": "can be used: NPCONV_BACKEND=cupy" if reason is None else f"cannot be used: {reason}",
         "images, plots": _app(),
@@ -98,6 +97,13 @@ def _computes_with() -> tuple[dict[str, str], str | None]:
         return {"backend": f"{backend().name} ({backend_reason()})", "device": backend().describe()}, None
     except (ValueError, RuntimeError, ImportError) as error:
         return {"backend": f"none: {error}"}, str(error)
+
+
+def _h5py() -> str:
+    try:
+        return f"h5py {h5py.__version__}"
+    except ImportError as error:
+        return f"no h5py ({error})"
 
 
 def _app() -> str:

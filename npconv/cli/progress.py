@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from time import perf_counter as now
 from types import TracebackType
 from typing import Any
+
+from .streams import plain
+
+NARROW = 20  # columns, below which there is no room for a bar
 
 # The note stands before the bar: in a narrow terminal the end is what is cut off.
 FORMAT = "{desc}{postfix} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
@@ -14,20 +19,22 @@ TIME_FORMAT = "{desc}{postfix} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]
 
 
 class Bar:
-    """A progress bar by tqdm; nothing where stderr is no terminal, tqdm is not installed, or `shown` is
-    false.
+    """A progress bar by tqdm; nothing where stderr is no terminal or a dumb or narrow one, tqdm is not installed, or
+    `shown` is false.
     """
 
     form = FORMAT
 
     def __init__(self, label: str, total: float, shown: bool = True) -> None:
         self._bar: Any = None
-        if shown and sys.stderr.isatty():
+        # tqdm alone shows nothing where the size is unknown; Python 3.10 gives 0 for it.
+        width, height = (found or usual for found, usual in zip(shutil.get_terminal_size(), (80, 24), strict=True))
+        if shown and sys.stderr.isatty() and width > NARROW and os.environ.get("TERM") != "dumb":
             try:
                 from tqdm import tqdm
             except ImportError:
                 return
-            width, height = shutil.get_terminal_size()  # tqdm alone shows nothing where the size is unknown
+            label = " ".join(plain(label).split())  # a file's name may have line breaks
             shape = {"ncols": width - 1, "nrows": height, "bar_format": self.form}
             self._bar = tqdm(desc=label, total=total, leave=False, file=sys.stderr, **shape)
 
@@ -40,7 +47,7 @@ class Bar:
     def print(self, text: str) -> None:
         """A line on stdout, above the bar."""
         if self._bar is not None:
-            self._bar.write(text, file=sys.stdout)
+            self._bar.write(plain(text), file=sys.stdout)
         else:
             show(text)
 
@@ -77,7 +84,7 @@ class TimeBar(Bar):
 def show(text: str, shown: bool = True) -> None:
     """A line on stdout at once, also where stdout is a file."""
     if shown:
-        print(text, flush=True)
+        print(plain(text), flush=True)
 
 
 def facts(rows: dict[str, str]) -> str:

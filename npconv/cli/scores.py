@@ -93,8 +93,8 @@ def summary_rows(scores: Sequence[Score]) -> dict[str, tuple[float, float]]:
 
 
 def write_csv(path: Path, scores: Sequence[Score]) -> None:
-    """A line a scene, with HEADER."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    """A line a scene, with HEADER; bytes of a file's name that are no text stand there as escapes."""
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(HEADER)
         writer.writerows(s.row() for s in scores)
