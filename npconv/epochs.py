@@ -8,20 +8,25 @@ An epoch ends with its report: validation, an `Epoch` for the history, and the c
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import checks
-from .data.pairs import Pairs
+from .data.pairs import Batch, Pairs
+from .data.rounds import Rounds
 from .schedules import Schedule
 from .training import CollapseWatch
 
 if TYPE_CHECKING:
+    from .checkpoints import Keeper
     from .model import Model
 
 CHECK_EVERY = 200  # steps between looks for a collapse within an epoch
@@ -89,6 +94,23 @@ class Losses:
         if last or isinstance(loss, float) or self.images == 0 or len(self._unread) >= self._every:
             self._read()
 
+    def copy(self) -> Losses:
+        """The same so far; what is added later is added to one of them."""
+        twin = copy.copy(self)
+        twin._unread = list(self._unread)
+        return twin
+
+    def state(self) -> dict[str, Any]:
+        """All of them, read, as numbers that make an equal one by `restore`."""
+        if self._unread:
+            self._read()
+        return {"total": self.total, "images": self.images, "latest": self.latest}
+
+    def restore(self, total: float, images: int, latest: float) -> Losses:
+        """Begin with these."""
+        self.total, self.images, self.latest = total, images, latest
+        return self
+
     def _read(self) -> None:
         for loss, count in self._unread:
             value = float(loss)
@@ -129,6 +151,17 @@ class Clock:
         self._share = max(self._share, min(1.0, self.passed / whole) if whole > 0 else 1.0)
         return self._share
 
+    def state(self) -> dict[str, Any]:
+        """Where it is, as numbers that `restore` takes."""
+        state = {"passed": self.passed, "report": self._report, "share": self._share, "end": self._end}
+        return {**state, "is_last": self.is_last}
+
+    def restore(self, passed: float, report: float, share: float, end: float, is_last: bool, longer: bool) -> None:
+        """Go on as if no time had passed since `state`; `longer`: the `seconds` have become more."""
+        self._start, self._latest = now() - passed, now()
+        self._report, self._end = report, end
+        self._share, self.is_last = (0.0, False) if longer else (share, is_last)
+
     def expect_report(self, seconds: float) -> None:
         """The next one takes as long as this."""
         self._report = seconds
@@ -141,6 +174,15 @@ class Clock:
         count = max(1, int(left / shortest))
         self.is_last = count == 1
         self._end, self._latest = passed + left / count - self._report, now()
+
+    @contextlib.contextmanager
+    def between_steps(self) -> Iterator[None]:
+        """What happens in this context takes of the time as all does, but is no part of a step."""
+        started = now()
+        try:
+            yield
+        finally:
+            self._latest += now() - started
 
     def epoch_is_over(self) -> bool:
         """To be asked after each step: whether the end of the epoch is nearer than that of another step.
@@ -157,11 +199,25 @@ class Clock:
 
 
 @dataclasses.dataclass
+class UnderWay:
+    """An epoch that has begun and not been reported: its learning rate at first, and by the clock when it began.
+
+    trained: its time is over; passes end with their pairs.
+    """
+
+    lr: float
+    losses: Losses
+    started: float
+    steps: int = 0
+    trained: bool = False
+
+
+@dataclasses.dataclass
 class Course:
     """A training of a model under way, of arguments that `Model.train` has checked; see there for their meaning.
 
     `take_step`: one optimisation step, whose loss may still be on its way from a device; `by_batch`: the schedule goes
-    on after each batch, not after each epoch.
+    on after each batch, not after each epoch; `keeper`: writes checkpoints.
     """
 
     model: Model
@@ -176,30 +232,63 @@ class Course:
     callback: Callable[[Epoch], object] | None
     batch_callback: Callable[[int, int, float], object] | None
     clock: Clock | None = None
+    keeper: Keeper | None = None
 
-    def by_passes(self, num_epochs: int) -> None:
-        """Every pair `num_epochs` times, unless a callback stops it."""
-        count = math.ceil(len(self.pairs) / self.batch_size)
-        for _ in range(num_epochs):
-            if self._epoch(self.pairs.batches(self.batch_size, self.rng), count):
-                return
+    def __post_init__(self) -> None:
+        self.rounds = Rounds(self.pairs, self.batch_size, self.rng)
+        self.first, self.done = len(self.model.history), 0  # epochs before this training, and in it
+        self.epoch: UnderWay | None = None
+        self.validated: int | None = None  # of the held-out images, where not all
 
-    def by_time(self, clock: Clock) -> None:
-        """Until the time is over, or a callback stops it; one step at least."""
-        self.clock = clock
+    def run(self, num_epochs: int) -> None:
+        """Until all is done, or a callback stops it."""
+        if self.clock is None:
+            self._by_passes(num_epochs)
+        else:
+            self._by_time(self.clock)
+
+    def begin(self) -> None:
+        """What comes before the first epoch of a training that is not resumed."""
+        if self.clock is None:
+            return
         if self.schedule is not None:
             self.schedule.follow(0.0)
         if self.held_out is not None:
-            self._time_validation(self.held_out, clock)
-        batches = self._again_and_again()
-        while True:
-            clock.begin_epoch()
-            if self._epoch(batches, 0) or clock.is_last:
+            self._time_validation(self.held_out, self.clock)
+
+    def progress(self) -> dict[str, Any]:
+        """Where it is, in numbers: what `go_on` takes, but for the losses of an epoch under way."""
+        epoch = self.epoch
+        state: dict[str, Any] = {"first": self.first, "done": self.done, "validated": self.validated}
+        state["clock"] = None if self.clock is None else self.clock.state()
+        if epoch is None:
+            return {**state, "epoch": None}
+        seconds = now() - epoch.started
+        return {
+            **state,
+            "epoch": {"lr": epoch.lr, "seconds": seconds, "steps": epoch.steps, "trained": epoch.trained},
+        }
+
+    def go_on(self, first: int, done: int, epoch: UnderWay | None, validated: int | None) -> None:
+        """Be where another course was; what else it had, its rounds and its clock, has been restored."""
+        self.first, self.done, self.epoch = first, done, epoch
+        if self.held_out is not None and validated is not None:
+            self._validate_part(validated)
+
+    def _by_passes(self, num_epochs: int) -> None:
+        """Every pair `num_epochs` times."""
+        count = math.ceil(len(self.pairs) / self.batch_size)
+        while self.done < num_epochs:
+            if self._epoch(count):
                 return
 
-    def _again_and_again(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        while True:
-            yield from self.pairs.batches(self.batch_size, self.rng)
+    def _by_time(self, clock: Clock) -> None:
+        """Until the time is over; one step at least."""
+        while self.epoch is not None or not clock.is_last:
+            if self.epoch is None:
+                clock.begin_epoch()
+            if self._epoch(0):
+                return
 
     def _time_validation(self, held_out: tuple[np.ndarray, np.ndarray], clock: Clock) -> None:
         """Take fewer images to validate on if they would take too much of the time."""
@@ -211,9 +300,14 @@ class Course:
             each = self._seconds_to_validate(inputs[:TIMED], targets[:TIMED])
         share, most = (int(part * clock.seconds / each) for part in (VALIDATION, MOST))
         count = min(len(inputs), max(1, share, min(LEAST, most)))
-        part = part_to_validate(len(inputs), count)
-        self.held_out = inputs[part], targets[part]
+        self._validate_part(count)
         clock.expect_report(count * each)
+
+    def _validate_part(self, count: int) -> None:
+        assert self.held_out is not None  # whoever asks has looked
+        inputs, targets = self.held_out
+        part = part_to_validate(len(inputs), count)
+        self.held_out, self.validated = (inputs[part], targets[part]), count
 
     def _seconds_to_validate(self, inputs: np.ndarray, targets: np.ndarray) -> float:
         """One of the images."""
@@ -221,44 +315,62 @@ class Course:
         self.model.validate(inputs, targets)
         return max(now() - started, 1e-9) / len(inputs)
 
-    def _epoch(self, batches: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> bool:
+    def _epoch(self, count: int) -> bool:
         """Train for an epoch of `count` batches (0: as many as the clock allows) and report; whether to stop."""
-        started, optimizer = now(), self.model.optimizer
-        lr = optimizer.lr if optimizer else 0.0
-        loss = self._train(batches, count)
+        if self.epoch is None:
+            optimizer = self.model.optimizer
+            self.epoch = UnderWay(optimizer.lr if optimizer else 0.0, Losses(self.clock is not None), now())
+        under_way = self.epoch
+        self._train(under_way, count)
         ended = now()
         number = len(self.model.history) + 1
         mse = mean = pooled = validated = None
         if self.held_out is not None:
             mse, mean, pooled = self.model.validate(*self.held_out)
             validated = len(self.held_out[0])
-        epoch = Epoch(number, loss, mse, mean, pooled, now() - started, lr, validated)
+        seconds = now() - under_way.started
+        epoch = Epoch(number, under_way.losses.mean, mse, mean, pooled, seconds, under_way.lr, validated)
         self.model.history.append(epoch)
         if not self.by_batch:
             self._move_schedule()
         stop = self.callback(epoch) if self.callback is not None else False
         if self.clock is not None:
             self.clock.expect_report(now() - ended)
+        self.epoch, self.done = None, self.done + 1
+        if self.keeper is not None:
+            self.keeper.epoch_done(self, epoch)
         return isinstance(stop, (bool, np.bool_)) and bool(stop)
 
-    def _train(self, batches: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> float:
-        """The mean loss over images."""
-        losses, scaled = Losses(self.clock is not None), self.model.as_network_input
-        for step, (x, target) in enumerate(batches, 1):
-            loss = self.take_step(scaled(x), scaled(target))
-            last = step == count if self.clock is None else self.clock.epoch_is_over()
-            losses.add(loss, len(x), last)
-            if not math.isfinite(losses.latest) or step % CHECK_EVERY == 0 or last:
-                of = f" of {count}" if count else ""
-                where = f"in epoch {len(self.model.history) + 1}, after step {step}{of}"
-                self.watch.check(losses.latest, where)
-            if self.by_batch:
-                self._move_schedule()
+    def _train(self, epoch: UnderWay, count: int) -> None:
+        while not epoch.trained and (batch := self._next_batch()) is not None:
+            with self._step_kept():
+                self._step(epoch, batch, count)
             if self.batch_callback is not None:
-                self.batch_callback(step, count, losses.latest)
-            if last and self.clock is not None:  # passes end by themselves
-                break
-        return losses.mean
+                self.batch_callback(epoch.steps, count, epoch.losses.latest)
+            if self.keeper is not None:
+                self.keeper.step_done(self)
+
+    def _next_batch(self) -> Batch | None:
+        """Passes end with their pairs; where the time counts, pairs come again and again."""
+        return self.rounds.next_of_round() if self.clock is None else self.rounds.next()
+
+    def _step_kept(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.keeper is None else self.keeper.step(self)
+
+    def _step(self, epoch: UnderWay, batch: Batch, count: int) -> None:
+        """One step, and what it changes."""
+        x, target = batch
+        loss = self.take_step(self.model.as_network_input(x), self.model.as_network_input(target))
+        epoch.steps += 1
+        step, losses = epoch.steps, epoch.losses
+        last = step == count if self.clock is None else self.clock.epoch_is_over()
+        losses.add(loss, len(x), last)
+        if not math.isfinite(losses.latest) or step % CHECK_EVERY == 0 or last:
+            of = f" of {count}" if count else ""
+            self.watch.check(losses.latest, f"in epoch {len(self.model.history) + 1}, after step {step}{of}")
+        if self.by_batch:
+            self._move_schedule()
+        epoch.trained = last and self.clock is not None
 
     def _move_schedule(self) -> None:
         if self.schedule is None:

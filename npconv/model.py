@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +14,10 @@ from . import checks, networks
 from .backends import backend, to_numpy
 from .backends.base import Array
 from .backends.geometry import IntOrPair
+from .checkpoints import CheckpointFile, Keeper, where_and_when
 from .data.pairs import Pairs
 from .epochs import Clock, Course, Epoch
+from .exclusive import trains_alone
 from .inputs import as_images, as_pairs, held_out_images
 from .losses import MSE, Loss
 from .module import Module, structure_version
@@ -22,11 +26,14 @@ from .optim import SGD, Adam, Optimizer
 from .ownership import is_written_by
 from .prediction import Collected, network_input, predict_regions
 from .random import generator_or_default
+from .resuming import Resumed
+from .same_training import describe as describe_fit
 from .schedules import OneCycleLR, Schedule
-from .stored_training import describe_training, rebuild_loss, rebuild_optimizer
+from .stored_generators import describe
+from .stored_training import describe_loss_and_optimizer, rebuild_loss, rebuild_optimizer, training_in
 from .training import CollapseWatch, Crew, TrainingCollapsed
 from .validation import Figures, figures
-from .weights import load, load_into, read_training, save
+from .weights import load, load_into, save
 
 PROBES = 16  # images by which a collapse is noticed
 
@@ -84,10 +91,12 @@ class Model:
         self._checked = state
 
     # ---- training ----
+    @trains_alone
     def train_batch(self, x: Array, t: Array) -> float:
         """One optimisation step on arrays as the network sees them (float, nothing is scaled); returns the loss.
 
-        Zero the gradients, forward, loss, backward, add up the workers' gradients, update.
+        Zero the gradients, forward, loss, backward, add up the workers' gradients, update. Raises RuntimeError if
+        another thread is training this network.
         """
         self._check_trainable()
         checks.array(x, "x of train_batch")
@@ -102,6 +111,7 @@ class Model:
         self._check_optimizer()
         return self._crew.step(self.network, self.loss, self.optimizer, x, t)
 
+    @trains_alone
     def train(
         self,
         train_input: Any,
@@ -116,6 +126,9 @@ class Model:
         schedule_every: str = "epoch",
         callback: Callable[[Epoch], object] | None = None,
         batch_callback: Callable[[int, int, float], object] | None = None,
+        checkpoint: str | os.PathLike[str] | CheckpointFile | None = None,
+        checkpoint_every: int | str | None = None,
+        resume_from: str | os.PathLike[str] | None = None,
     ) -> list[Epoch]:
         """Train the network.
 
@@ -139,35 +152,70 @@ class Model:
             batch_callback: called after each batch with its number from 1, the number of batches (0 with `seconds`,
                 when nobody knows it), and its loss; on a GPU the loss that was read last, because reading one waits
                 for the device.
+            checkpoint: the HDF5 file in which the training is kept, so that it can go on after whatever ends it: at
+                its beginning and end, every `checkpoint_every`, and at Ctrl-C or an error, but for one within a step.
+                Each takes the place of the last one when it is whole. `Model.load` reads it as a model. Of those every
+                `checkpoint_every`, one that cannot be written is told in a warning, and the next is tried; the first
+                and the last one must be. None writes none; with resume_from, it is the same file.
+            checkpoint_every: a number of epochs, or text: "500 steps", "10m" (a time); None is 1.
+            resume_from: a checkpoint to go on from. Model, data and all arguments must be made as they were; then the
+                result is that of a training that was never stopped, bit for bit with the same number of threads
+                (of one by `seconds`, the time used so far counts). num_epochs or seconds may be more, and the schedule
+                then another one of its kind; neither of them, and the length stays. A training that had come to its
+                end is not begun again. Callbacks may change arrays, options of the optimizer, and train() or eval() of
+                any module. Beside these, and the generators that are attributes of its modules, nothing of a network
+                may change from step to step.
 
-        Returns the new part of `history`. Raises ValueError or TypeError for wrong arguments, before anything is
-        trained, and TrainingCollapsed if the loss is not a number or the network gives one colour for every image.
+        Returns the new part of `history`, with resume_from from the first epoch of that training. Raises ValueError or
+        TypeError for wrong arguments, before anything is trained, and TrainingCollapsed if the loss is not a number or
+        the network gives one colour for every image; ValueError that lists what differs for a checkpoint of another
+        training, WeightsFileError for a file that is none, or cannot be written, and RuntimeError if another thread is
+        training this network, or a callback of this training calls it.
         """
+        if self._crew.trained_by is threading.current_thread():
+            raise RuntimeError("train was called by a callback of this model's own training: there, use train_batch")
         if seconds is not None and num_epochs is not None:
             raise ValueError(f"num_epochs (={num_epochs!r}) and seconds (={seconds!r}) must not be given both")
+        file, every = where_and_when(checkpoint, checkpoint_every, resume_from)
+        resumed = None if resume_from is None else Resumed(resume_from)
+        num_epochs = None if num_epochs is None else checks.integer(num_epochs, "num_epochs", 1)
+        seconds = None if seconds is None else checks.number(seconds, "seconds", above=0)
+        seed = None if seed is None else checks.integer(seed, "seed", 0)
+        batch_size = checks.integer(batch_size, "batch_size", 1)
+        if resumed is not None and file is not None:
+            num_epochs, seconds = resumed.length_of(num_epochs, seconds)
+            file.notes = resumed.notes if file.notes is None else file.notes
         clock = None if seconds is None else Clock(seconds)
-        num_epochs = checks.integer(10 if num_epochs is None else num_epochs, "num_epochs", 1)
+        num_epochs = None if clock else num_epochs or 10
         if is_written_by(Model, self, "train_batch"):
             self._check_trainable()
         pairs = as_pairs(train_input, train_target)
-        checks.integer(batch_size, "batch_size", 1)
         if schedule_every not in ("epoch", "batch"):
             raise ValueError(f"schedule_every (={schedule_every!r}) must be 'epoch' or 'batch'")
         self._check_optimizer()
-        steps = num_epochs * (1 if schedule_every == "epoch" else -(-len(pairs) // batch_size))
-        self._check_schedule(schedule, None if clock else steps)
+        by_batch, count = schedule_every == "batch", getattr(schedule, "count", 0)
+        steps = None if num_epochs is None else num_epochs * (-(-len(pairs) // batch_size) if by_batch else 1)
+        self._check_schedule(schedule, steps, count if resumed is None else resumed.began["count"])
         for name, called in (("callback", callback), ("batch_callback", batch_callback)):
             if called is not None and not callable(called):
                 raise TypeError(f"{name} (={called!r}) must be a function, or None")
-        rng = generator_or_default(None if seed is None else np.random.default_rng(checks.integer(seed, "seed", 0)))
+        rng = generator_or_default(None if seed is None else np.random.default_rng(seed))
+        if resumed is not None:
+            rng = resumed.first_generator()
+        began = {"generator": describe(rng), "count": count} if file is not None else {}
         pairs, held_out = held_out_images(pairs, validation, rng)
-        probe, _ = pairs.take(min(PROBES, len(pairs)), np.random.default_rng(0))
-        watch = CollapseWatch(self.network, self.as_network_input(probe))
+        probe = pairs.take(min(PROBES, len(pairs)), np.random.default_rng(0))
+        watch = CollapseWatch(self.network, self.as_network_input(probe[0]))
         self._check_shapes(watch.output_shape, pairs)
+        if file is not None:
+            fit = describe_fit(self, pairs, probe, held_out, schedule, num_epochs=num_epochs, seconds=seconds,
+                               batch_size=batch_size, schedule_every=schedule_every, seed=seed)  # fmt: skip
+        if resumed is not None:
+            resumed.check(fit, self, schedule)
+            rng, began = resumed.rng, resumed.began
         self._crew.close()
         self._crew = Crew(rng)
         self.network.train()
-        by_batch, first = schedule_every == "batch", len(self.history)
         course = Course(
             self,
             pairs,
@@ -180,16 +228,31 @@ class Model:
             by_batch,
             callback,
             batch_callback,
+            clock,
+            None if file is None else Keeper(file, every, fit, began, self._crew),
         )
+        crew = self._crew
         try:
-            if clock is None:
-                course.by_passes(num_epochs)
-            else:
-                course.by_time(clock)
+            crew.trained_by = threading.current_thread()
+            return self._run(course, num_epochs or 0, resumed)
         finally:
-            self._crew.close()
-            self._crew.forget_recordings()
-        return self.history[first:]
+            crew.trained_by = None  # first: an interrupt may come while processes are ended
+            crew.close()
+            crew.forget_recordings()
+
+    def _run(self, course: Course, num_epochs: int, resumed: Resumed | None) -> list[Epoch]:
+        """The new part of the history."""
+        if resumed is None:
+            course.begin()
+        else:
+            resumed.restore(course, self._crew)
+        keeper = course.keeper
+        if resumed is None or resumed.longer or not resumed.finished:
+            with contextlib.nullcontext() if keeper is None else keeper.keeping(course):
+                course.run(num_epochs)
+        elif keeper is not None and not keeper.is_at(resumed.path):
+            keeper.write_finished(course)
+        return self.history[course.first :]
 
     def _step_taker(self) -> Callable[[Array, Array], Any]:
         """What takes the steps of a training; its losses may still be on their way from a device."""
@@ -199,8 +262,8 @@ class Model:
             return self._step
         return lambda x, t: float(self.train_batch(x, t))
 
-    def _check_schedule(self, schedule: Any, steps: int | None) -> None:
-        """`steps`: of this training; None if it lasts for some time."""
+    def _check_schedule(self, schedule: Any, steps: int | None, count: int) -> None:
+        """`steps`: of this training; None if it lasts for some time. `count`: those of the schedule before it."""
         if schedule is None:
             return
         if not isinstance(schedule, Schedule):
@@ -210,10 +273,10 @@ class Model:
         if steps is None:
             if schedule.total_steps is None:
                 raise ValueError(f"{type(schedule).__name__} must be made with total_steps to follow the time")
-        elif isinstance(schedule, OneCycleLR) and schedule.count + steps > schedule.total_steps:
+        elif isinstance(schedule, OneCycleLR) and count + steps > schedule.total_steps:
             raise ValueError(
                 f"total_steps (={schedule.total_steps}) of the OneCycleLR must be at least the {steps} steps of this "
-                f"training and the {schedule.count} before it"
+                f"training and the {count} before it"
             )
 
     def _check_shapes(self, output: tuple[int, ...], pairs: Pairs) -> None:
@@ -298,7 +361,7 @@ class Model:
     # ---- files ----
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write network, parameters, gradients, and the kinds of loss and optimizer, to an HDF5 file."""
-        save(self.network, path, training=describe_training(self.network, self.loss, self.optimizer))
+        save(self.network, path, training=describe_loss_and_optimizer(self.network, self.loss, self.optimizer))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], network: Module | None = None, loss: Loss | None = None) -> Model:
@@ -311,7 +374,7 @@ class Model:
             network = load(path)
         else:
             load_into(network, path)
-        training = read_training(path) or {}
+        training = training_in(path)
         return cls(network, loss or rebuild_loss(training, path), rebuild_optimizer(training, network, path))
 
     def load_pretrained_model(self, path: str | os.PathLike[str] = "bestmodel.h5") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 
 import npconv as nc
+from npconv import pictures
 from npconv.backends.cpu import conv, elementwise, operations
 from npconv.backends.cpu.workers import WorkerPool
+from npconv.whole_file import whole_file
 
 # Test files are not a package (pytest's importlib mode): helpers that several need are modules in this folder.
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
@@ -80,11 +83,30 @@ def set_workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return change
 
 
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures of a training are composed, but not drawn, which would take a third of a second each epoch."""
+
+    def save(figure: object, path: Path) -> None:
+        with whole_file(path) as part:
+            Path(part).write_bytes(b"\x89PNG\r\n\x1a\n")
+
+    monkeypatch.setattr(pictures, "_save", save)
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
     """Initial weights and dropout masks repeat, whichever tests ran before."""
     nc.manual_seed(0)
     yield
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT is Ctrl-C, also where the tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def _of_the_cpu() -> None:

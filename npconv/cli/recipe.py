@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from .. import networks
 from ..data import Noise, NoNoise, PixelSampling, parse_noise
 from ..data.patches import SINGLE
+from ..duration import in_words
 from ..losses import MSE, Loss, MaskedMSE
 from ..model import Model
 from ..module import Module
@@ -25,13 +27,15 @@ from ..schedules import (
     StepLR,
     TrapezoidLR,
 )
-from .duration import in_words
 from .network_options import network_options
+from .parser import DEFAULT_FOLDER
 
 NETWORK = "unet"
 OPTIMIZERS = ("adam", "sgd")
 NETWORK_OPTIONS = ("channels", "depth", "batch_norm", "residual")  # those of networks.OPTIONS that train has
 SCHEDULES = ("none", "step", "multistep", "exponential", "cosine", "rampdown", "trapezoid", "one-cycle")
+NEVER = "never"
+CHECKPOINT_EVERY = "5m"
 EXPONENTIAL_END = 1e-3  # DnCNN's paper: from 1e-1 to 1e-4
 TIME_STEPS = 1000  # of a schedule that follows the time
 
@@ -108,6 +112,11 @@ PRESETS = {
 }
 
 
+# Those that do not depend on the network.
+_DEFAULTS = {"network": NETWORK, "seed": 0, "augment": True, "corrupt": "fail", "overwrite": False, "quiet": False}
+_DEFAULTS |= {"checkpoint_every": CHECKPOINT_EVERY, "output": Path(DEFAULT_FOLDER)}
+
+
 def noise_of(args: argparse.Namespace) -> Noise:
     """The noise that was asked for, or the network's; none for photographs that someone wants to learn from alone.
 
@@ -121,10 +130,11 @@ def noise_of(args: argparse.Namespace) -> Noise:
 
 
 def fill_in(args: argparse.Namespace) -> None:
-    """Replace the options of network and training that were not given (None) by the network's defaults.
+    """Replace the options of network, training and output that were not given (None) by the network's defaults.
 
     Raises ValueError for an option that another one leaves without effect.
     """
+    _set_missing(args, _DEFAULTS)
     preset = PRESETS[args.network]
     if args.optimizer is None:
         args.optimizer = preset.optimizer
@@ -258,7 +268,7 @@ def describe_network(args: argparse.Namespace, model: Model) -> str:
     return f"{', '.join(parts)}: {parameter_count(model.network):,} parameters"
 
 
-def describe_training(args: argparse.Namespace) -> str:
+def describe_options(args: argparse.Namespace) -> str:
     """Epochs or time, batches, optimizer and schedule in a few words."""
     schedule = "" if args.schedule == "none" else f", {args.schedule} schedule"
     sgd = args.optimizer == "sgd"

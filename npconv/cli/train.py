@@ -3,44 +3,50 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from time import perf_counter as now
 from typing import Any
 
 import numpy as np
 
 from ..backends import backend
+from ..checkpoint_file import BEST, NETWORK, misfits, put_into
+from ..checkpoints import CheckpointFile
 from ..data import Pairs
+from ..duration import in_words
 from ..epochs import part_to_validate
 from ..extras import require
 from ..model import Epoch, Model
+from ..resuming import Resumed
 from ..schedules import Schedule
 from ..training import TrainingCollapsed
 from ..validation import figures
-from .duration import in_words
-from .parser import DEFAULT_FOLDER, add_command, check_backend
+from ..weights import WeightsFileError
+from .parser import add_command, check_backend
 from .progress import Bar, TimeBar, facts, show
-from .recipe import describe_network, describe_training, fill_in, make_model, schedule_of
-from .run_folder import RunFolder
+from .recipe import NEVER, describe_network, describe_options, fill_in, make_model, schedule_of
+from .resume import kept_options, open_run, take_over
+from .run_folder import RunFolder, is_whole, resume_command
 from .sources import Images, Source, open_source
-from .train_options import add_data, add_training
-
-INTERRUPTED = 130
+from .termination import in_one_word, status_of, terminable
+from .train_options import add_options
 
 DESCRIPTION = """Train a denoiser on pairs of noisy images (Noise2Noise), towards clean ones, or on noisy images alone.
 
 Without arguments: a small U-Net on dead leaves images with pixel-sampling noise, in two minutes.
 The output folder holds model.h5 (the best epoch by validation PSNR), history.csv, curves.png, examples.png
-and options.json, brought up to date after every epoch; Ctrl-C keeps the best model so far. With --time an
-epoch is a twentieth of the time. Defaults stand in parentheses below; many depend on the network."""
+and options.json, brought up to date after every epoch, and checkpoint.h5, from which --resume goes on with a
+run that Ctrl-C, SIGTERM or a crash has ended. With --time an epoch is a twentieth of the time. Defaults stand
+in parentheses below; many depend on the network."""
 
 EXAMPLE = """examples:
   npconv train --data photos/ --noise gaussian:25 --time 10m -o my-run
   npconv train --data microscope/ --noise none --target self
   npconv train --network dncnn --target clean --image-channels 1 --epochs 50
+  npconv train --resume my-run
 
 NPCONV_THREADS bounds the threads, NPCONV_BACKEND=cupy trains on a GPU: see npconv info."""
 
@@ -48,32 +54,37 @@ NPCONV_THREADS bounds the threads, NPCONV_BACKEND=cupy trains on a GPU: see npco
 def add_parser(commands: Any) -> None:
     """Add the command to the parsers of `commands`."""
     parser = add_command(commands, "train", "train a denoiser", DESCRIPTION, EXAMPLE, prepare)
-    add_data(parser.add_argument_group("data"))
-    add_training(parser.add_argument_group("network and training"))
-    output = parser.add_argument_group("output")
-    output.add_argument(
-        "-o",
-        "--output",
-        metavar="DIR",
-        type=Path,
-        default=Path(DEFAULT_FOLDER),
-        help=f"folder ({DEFAULT_FOLDER})",
-    )
-    output.add_argument("--overwrite", action="store_true", help="replace a model that is in the folder")
-    output.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    add_options(parser)
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
     """Check everything, make the output folder, and return the work."""
     check_backend()
     require("matplotlib.figure")
+    require("h5py")
+    run = None if args.resume is None else open_run(args.resume)
+    changes = [] if run is None else take_over(args, run)
     fill_in(args)
+    goes_on_here = args.resume is not None and args.output.resolve() == args.resume.resolve()
+    over = run is not None and run.finished and (args.epochs, args.time) == run.length
+    if run is not None and over and goes_on_here and is_whole(args.output):
+        return lambda: _nothing_to_do(args, run)
     source = open_source(args)
     model = make_model(args, source.image_shape[0])
     _check_multiple(args, model, source)
     schedule = schedule_of(args, model.optimizer, source.count)
-    folder = RunFolder(args.output, args.overwrite, _plain(args))
-    return lambda: Training(args, model, schedule, source, folder).run()
+    folder = RunFolder(args.output, args.overwrite or goes_on_here, _plain(args))
+    return lambda: Training(args, model, schedule, source, folder, run, changes).run()
+
+
+def _nothing_to_do(args: argparse.Namespace, run: Resumed) -> int:
+    count = len(run.history)
+    best = max(run.history, key=lambda epoch: epoch.psnr or 0)
+    more = "--epochs" if args.time is None else "--time"
+    epochs = f"{count} epoch{'' if count == 1 else 's'}, the best one {best.epoch} ({best.psnr or 0:.2f} dB)"
+    text = f"{args.resume}: this run is finished after {epochs}: nothing to do; with more {more} it would go on"
+    show(text, not args.quiet)
+    return 0
 
 
 def _check_multiple(args: argparse.Namespace, model: Model, source: Source) -> None:
@@ -91,7 +102,7 @@ def _check_multiple(args: argparse.Namespace, model: Model, source: Source) -> N
 
 def _plain(args: argparse.Namespace) -> dict[str, Any]:
     """The options as plain data, defaults filled in."""
-    machinery = ("command", "prepare", "parser")
+    machinery = ("command", "prepare", "parser", "resume")
     options = {name: value for name, value in vars(args).items() if name not in machinery}
     simple = (int, float, str, bool, list, type(None))
     return {name: value if isinstance(value, simple) else str(value) for name, value in options.items()}
@@ -107,39 +118,80 @@ class Training:
         schedule: Schedule | None,
         source: Source,
         folder: RunFolder,
+        resumed: Resumed | None = None,
+        changes: Sequence[str] = (),
     ) -> None:
         self.args, self.model, self.schedule, self.source, self.folder = args, model, schedule, source, folder
-        self.validation: Images = (np.empty(0), np.empty(0))  # until the data is loaded
+        self.resumed, self.changes = resumed, changes
+        self.held_out: Images = (np.empty(0), np.empty(0))  # until the data is loaded
+        self.validation = self.held_out  # or the part of it that the training finds time for
+        self.best_before: Model | None = None  # of a run that is resumed, until its folder has been restored
+        keeps = args.checkpoint_every != NEVER
+        notes = {"command": "train", "options": kept_options(_plain(args))}
+        self.checkpoint = CheckpointFile(folder.checkpoint, notes) if keeps else None
         self.noisy: tuple[float, float] | None = None  # both PSNRs of the validation input
         self.bar: Bar | TimeBar | None = None
-        self.total_loss = 0.0
+        self.total_loss: float | None = None  # of the steps of this epoch
         self.started = 0.0  # by the clock, once training has
 
     def run(self) -> int:
-        """Train until the last epoch, Ctrl-C or a collapse; returns the exit status."""
-        try:
-            pairs, self.validation = self.source.load()
-            self.noisy = self._noisy_psnrs()
-            self._show_plan()
-            self._train(pairs)
-        except KeyboardInterrupt:
-            print(f"npconv train: interrupted: {self.folder.kept()}", file=sys.stderr)
-            return INTERRUPTED
-        except TrainingCollapsed as error:
-            raise TrainingCollapsed(f"training has collapsed: {error} So far {self.folder.kept()}.") from error
-        except Exception:
-            if self.started:
-                print(f"npconv train: stopped by an error: {self.folder.kept()}", file=sys.stderr)
-            raise
+        """Train until the last epoch, Ctrl-C, SIGTERM or a collapse; returns the exit status."""
+        with terminable():
+            try:
+                pairs, self.held_out = self.source.load()
+                self.validation, self.noisy = self.held_out, self._noisy_psnrs(self.held_out)
+                self._show_plan()
+                if self.resumed is not None:
+                    self.best_before = _best_of(self.resumed) if self.resumed.history else None
+                    self.resumed.release()  # training reads the file for itself
+                self._train(pairs)
+                self._restore_folder()
+            except KeyboardInterrupt as interrupt:
+                print(f"npconv train: {in_one_word(interrupt)}: {self._kept()}", file=sys.stderr)
+                return status_of(interrupt)
+            except TrainingCollapsed as error:
+                raise TrainingCollapsed(f"training has collapsed: {error} So far {self._held()}.") from error
+            except Exception:
+                if self._begun:
+                    print(f"npconv train: stopped by an error: {self._kept()}", file=sys.stderr)
+                raise
         self._show_result()
         return 0
 
-    def _noisy_psnrs(self) -> tuple[float, float] | None:
+    @property
+    def _begun(self) -> bool:
+        """Whether training has begun, which it does when it has found that all fits."""
+        return self.started > 0 and (self.checkpoint is None or self.checkpoint.written > 0)
+
+    def _kept(self) -> str:
+        """What there is of the run, and how it goes on, in words."""
+        if self.resumed is not None and not self._begun:
+            return f"{self.args.resume} is as it was; {resume_command(self.args.resume)} goes on"
+        goes_on = self._begun and self.checkpoint is not None and self.folder.checkpoint.is_file()
+        return f"{self._held()}; {self.folder.resume_command} goes on" if goes_on else self._held()
+
+    def _held(self) -> str:
+        """What the folder holds of a run that has begun, in words."""
+        with contextlib.suppress(OSError):  # another error may be about to be told; the checkpoint has it all
+            self._restore_folder()
+        return self.folder.kept()
+
+    def _restore_folder(self) -> None:
+        """Of a run that is resumed: the best epoch so far, and the history, whatever has come after the checkpoint.
+
+        Not before training has found that all fits: until then, the folder stays as it is.
+        """
+        if self.best_before is not None and self.resumed is not None:
+            self._follow_part(self.resumed.history[-1])
+            self.folder.restore(self.resumed.history, self.best_before, self.validation, self.noisy)
+            self.best_before = None
+
+    def _noisy_psnrs(self, pairs: Images) -> tuple[float, float] | None:
         """The mean of the validation inputs' PSNRs, and the PSNR of the pooled MSE, in dB; without a noise map.
 
         None of single noisy images, where input and target are two parts of the same one.
         """
-        inputs, targets = self.validation
+        inputs, targets = pairs
         channels = self.source.image_shape[0]
         if self.source.compared:
             return None
@@ -147,31 +199,37 @@ class Training:
         return mean, pooled
 
     def _train(self, pairs: Pairs) -> None:
-        self.started = now()
+        self.started = now() - (0.0 if self.resumed is None else self.resumed.passed)
         try:
             self.model.train(
                 pairs,
                 num_epochs=self.args.epochs,
                 seconds=self.args.time,
                 batch_size=self.args.batch_size,
-                validation=self.validation,
+                validation=self.held_out,
                 seed=self.args.seed,
                 schedule=self.schedule,
                 schedule_every="batch",
                 callback=self._epoch_done,
                 batch_callback=self._batch_done,
+                checkpoint=self.checkpoint,
+                checkpoint_every=None if self.checkpoint is None else self.args.checkpoint_every,
+                resume_from=None if self.resumed is None else self.resumed.path,
             )
         finally:
             self._close_bar()
 
     # ---- what the user sees ----
     def _batch_done(self, step: int, batches: int, loss: float) -> None:
-        self.total_loss = loss if step == 1 else self.total_loss + loss
+        self._restore_folder()
+        # Of an epoch that is resumed in its middle, the first loss stands for those before it.
+        self.total_loss = loss * step if step == 1 or self.total_loss is None else self.total_loss + loss
+        count = 1
         if self.bar is None:
-            self.bar = self._new_bar(batches)
+            self.bar, count = self._new_bar(batches), step
         last = self.model.history[-1].psnr if self.model.history else None
         psnr_text = "" if last is None else f", PSNR {last:.2f} dB"
-        self.bar.advance(1, f"loss {self.total_loss / step:.5f}{psnr_text}")
+        self.bar.advance(count, f"loss {self.total_loss / step:.5f}{psnr_text}")
         if step == batches:
             self._close_bar()
 
@@ -188,7 +246,10 @@ class Training:
             self.bar = None
 
     def _epoch_done(self, epoch: Epoch) -> None:
+        self._restore_folder()
         self._follow_part(epoch)
+        if self.checkpoint is None and self.folder.best is None:
+            self.folder.checkpoint.unlink(missing_ok=True)  # of an earlier run, which is being overwritten now
         best = self.folder.record(epoch, self.model, self.validation, self.noisy)
         self._show_above_bar(
             f"{epoch.epoch:>5}  {epoch.loss:.5f}  {epoch.validation_mse:>14.5f}  {epoch.psnr:>6.2f} dB"
@@ -202,7 +263,7 @@ class Training:
             return
         part = part_to_validate(count, used)
         self.validation = self.validation[0][part], self.validation[1][part]
-        self.noisy = self._noisy_psnrs()
+        self.noisy = self._noisy_psnrs(self.validation)
         noisy = "" if self.noisy is None else f"; noisy input: {_decibels(self.noisy)}"
         self._show_above_bar(
             f"validation is on {used:,} of the {count:,} pairs, drawn at random: all would take too long{noisy}"
@@ -212,10 +273,14 @@ class Training:
         plan = {
             **self.source.facts,
             "network": describe_network(self.args, self.model),
-            "training": describe_training(self.args),
+            "training": describe_options(self.args),
             "backend": backend().describe(),
             "output": str(self.folder.path),
         }
+        if self.resumed is not None:
+            plan["resumed"] = f"{self.resumed.path}, {self._place(self.resumed)}"
+        if self.changes:
+            plan["changed"] = "; ".join(self.changes)
         pairs = f"{len(self.validation[0]):,} validation pairs"
         if self.noisy is not None:
             plan["noisy input"] = f"{_decibels(self.noisy)}, on {pairs}"
@@ -223,6 +288,11 @@ class Training:
             plan["PSNRs below"] = f"of {self.source.compared}, on {pairs}; npconv evaluate has others"
         self._show(facts(plan))
         self._show("\nepoch     loss  validation MSE  PSNR mean  PSNR pooled  seconds  (* the best so far)")
+
+    def _place(self, run: Resumed) -> str:
+        epochs = len(run.history)
+        steps = f" and {run.step:,} step{'' if run.step == 1 else 's'}" if run.step else ""
+        return f"after {epochs} epoch{'' if epochs == 1 else 's'}{steps}"
 
     def _show_result(self) -> None:
         best = self.folder.best
@@ -241,6 +311,16 @@ class Training:
 
     def _show(self, text: str) -> None:
         show(text, not self.args.quiet)
+
+
+def _best_of(run: Resumed) -> Model:
+    """The model of the best epoch so far. WeightsFileError if the checkpoint has another one than its network."""
+    best, groups = Model.load(run.path), BEST if run.best_psnr is not None else NETWORK
+    problems = misfits(best.network, run.arrays, groups)
+    if problems:
+        raise WeightsFileError(f"{run.path} contradicts itself:\n  " + "\n  ".join(problems))
+    put_into(best.network, run.arrays, groups)
+    return best
 
 
 def _decibels(both: tuple[float, float]) -> str:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
+from ..checkpoints import Every
 from ..data import parse_noise
 from ..data.patches import TARGETS
-from .duration import seconds_of
-from .parser import as_argument, whole
-from .recipe import NETWORK, OPTIMIZERS, PRESETS, SCHEDULES, defaults_of, length_of, size_of
+from ..duration import seconds_of
+from .parser import DEFAULT_FOLDER, as_argument, whole
+from .recipe import CHECKPOINT_EVERY, NETWORK, NEVER, OPTIMIZERS, PRESETS, SCHEDULES, defaults_of, length_of, size_of
 from .sources import TARGET
+
+
+def add_options(parser: Any) -> None:
+    """All options of the command. None is the default of each: what was not given."""
+    add_data(parser.add_argument_group("data"))
+    add_training(parser.add_argument_group("network and training"))
+    add_output(parser.add_argument_group("output"))
 
 
 def add_data(group: Any) -> None:
@@ -49,12 +58,15 @@ def add_data(group: Any) -> None:
         help=f"their side, by default half of this with --target self ({defaults_of(size_of(0))})",
     )
     group.add_argument(
-        "--no-augment", dest="augment", action="store_false", help="do not turn and mirror patches at random"
+        "--no-augment",
+        dest="augment",
+        action="store_false",
+        default=None,
+        help="do not turn and mirror patches at random",
     )
     group.add_argument(
         "--corrupt",
         choices=("fail", "skip"),
-        default="fail",
         help="what to do with a file of the folder that cannot be read (fail)",
     )
     group.add_argument(
@@ -73,7 +85,7 @@ def add_data(group: Any) -> None:
 
 def add_training(group: Any) -> None:
     """Which network, for how long, and how."""
-    group.add_argument("--network", choices=tuple(PRESETS), default=NETWORK, help=f"({NETWORK})")
+    group.add_argument("--network", choices=tuple(PRESETS), help=f"({NETWORK})")
     group.add_argument(
         "--channels",
         type=whole(1),
@@ -120,6 +132,32 @@ def add_training(group: Any) -> None:
         "over 30 percent, then falls; cosine falls; step divides by ten after each third "
         f"({defaults_of(lambda preset: preset.schedule)})",
     )
+    group.add_argument("--seed", type=whole(0), metavar="N", help="the same seed and --epochs, the same run (0)")
+
+
+def add_output(group: Any) -> None:
+    """Where the run goes, and how it can go on."""
+    group.add_argument("-o", "--output", metavar="DIR", type=Path, help=f"folder ({DEFAULT_FOLDER})")
+    group.add_argument("--overwrite", action="store_true", default=None, help="replace a model that is in the folder")
     group.add_argument(
-        "--seed", type=whole(0), default=0, metavar="N", help="the same seed and --epochs, the same run (0)"
+        "--checkpoint-every",
+        type=as_argument(_how_often),
+        metavar="N|TIME",
+        help="how often to write checkpoint.h5, from which --resume goes on after a crash: so many epochs (5), steps "
+        f"('500 steps'), or a time (90s, 10m); {NEVER}: not even at the end ({CHECKPOINT_EVERY})",
     )
+    group.add_argument(
+        "--resume",
+        metavar="DIR",
+        type=Path,
+        help="go on with the run in this folder, with its options: with --epochs it ends with the same bits as if it "
+        "had never stopped, with --time it uses the time that is left. More --epochs or --time, another -o, and data "
+        "that has moved may be given",
+    )
+    group.add_argument("--quiet", action="store_true", default=None, help="print nothing but errors")
+
+
+def _how_often(text: str) -> str:
+    if text != NEVER:
+        Every.of(text)
+    return text

@@ -9,7 +9,7 @@ arrays. The other sources are `PatchPairs` (patches.py), which draws from photog
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -18,11 +18,26 @@ from ..arithmetic import quiet
 from ..checks import integer
 from .values import as_array, check_finite, check_scale, check_share
 
-__all__ = ["ArrayPairs", "Pairs", "StoredPairs"]
+__all__ = ["ArrayPairs", "Batches", "Pairs", "StoredPairs"]
 
 Batch = tuple[np.ndarray, np.ndarray]
 Shape = tuple[int, int, int]
 Stored = TypeVar("Stored", bound="StoredPairs")
+
+
+class Batches(Iterator[Batch]):
+    """The batches of an epoch, which can be taken up again in its middle."""
+
+    @abstractmethod
+    def order(self) -> Mapping[str, np.ndarray]:
+        """What has been drawn of the order and not been used yet: integers, never changed, as they are now."""
+
+    @abstractmethod
+    def return_to(self, drawn: int, order: Mapping[str, np.ndarray]) -> None:
+        """Of an epoch just begun: be where `order` was given, after so many batches.
+
+        Raises ValueError for what this epoch cannot have given.
+        """
 
 
 class Pairs(ABC):
@@ -105,14 +120,33 @@ class StoredPairs(Pairs):
         return self._subset(np.sort(order[kept:])), self._subset(np.sort(order[:kept]))
 
     def _epoch(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-        order = self._indices[rng.permutation(len(self))]
-        for start in range(0, len(order), batch_size):
-            yield self._read(order[start : start + batch_size])
+        return _StoredBatches(self, self._indices[rng.permutation(len(self))], batch_size)
 
     def _take(self, count: int, rng: np.random.Generator) -> Batch:
         if count > len(self):
             raise ValueError(f"count (={count}) must be at most the number of pairs (={len(self)})")
         return self._read(self._indices[rng.permutation(len(self))[:count]])
+
+
+class _StoredBatches(Batches):
+    """Pairs in an order that was drawn when the epoch began: the generator's state then says all of it."""
+
+    def __init__(self, pairs: StoredPairs, order: np.ndarray, batch_size: int) -> None:
+        self._pairs, self._order, self._batch_size, self._start = pairs, order, batch_size, 0
+
+    def __next__(self) -> Batch:
+        if self._start >= len(self._order):
+            raise StopIteration
+        start, self._start = self._start, self._start + self._batch_size
+        return self._pairs._read(self._order[start : self._start])
+
+    def order(self) -> Mapping[str, np.ndarray]:
+        return {}
+
+    def return_to(self, drawn: int, order: Mapping[str, np.ndarray]) -> None:
+        if not 0 <= (drawn - 1) * self._batch_size < len(self._order):
+            raise ValueError(f"{drawn} batches of {self._batch_size} are more than {len(self._order)} pairs have")
+        self._start = drawn * self._batch_size
 
 
 class ArrayPairs(StoredPairs):

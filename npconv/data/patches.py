@@ -14,7 +14,7 @@ each photograph has one realisation of it for good (noisy_photos.py): nobody who
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from .blind_spot import MASKED_SHARE, BlindSpot
 from .neighbours import pair_of_neighbours
 from .noise import Noise, NoNoise, random_corner
 from .noisy_photos import NoisyPhotos
-from .pairs import Batch, Pairs, Shape
+from .pairs import Batch, Batches, Pairs, Shape
 from .photos import Photos
 
 __all__ = ["SINGLE", "TARGETS", "PatchPairs"]
@@ -112,6 +112,11 @@ class PatchPairs(Pairs):
         return self._patches
 
     @property
+    def photos(self) -> Photos:
+        """Where the patches come from."""
+        return self._photos
+
+    @property
     def image_shape(self) -> Shape:
         return self._photos.channels, self._size, self._size
 
@@ -124,25 +129,14 @@ class PatchPairs(Pairs):
         return self._photos.channels * (1 if self._blind_spot is None else 2), self._size, self._size
 
     def _epoch(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-        pools = self._pools(self._patches, rng)
-        indices = np.empty(0, np.intp)
-        for start in range(0, self._patches, batch_size):
-            size = min(batch_size, self._patches - start)
-            while len(indices) < size:
-                indices = np.concatenate([indices, next(pools)])
-            yield self._draw(indices[:size], rng)
-            indices = indices[size:]
+        return _PatchBatches(self, self._order(self._patches, rng), batch_size, rng)
 
     def _take(self, count: int, rng: np.random.Generator) -> Batch:
         # The order of all comes first, and the patches after it: they stay the same whatever an epoch does.
-        pools = self._pools(count, rng)
-        order, drawn = [next(pools)], 0
-        while (drawn := drawn + len(order[-1])) < count:
-            order.append(next(pools))
-        return self._draw(np.concatenate(order)[:count], rng)
+        return self._draw(self._order(count, rng).take(count), rng)
 
-    def _pools(self, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        return _photo_order(len(self._photos), count, rng, self._photos.at_once)
+    def _order(self, count: int, rng: np.random.Generator) -> _PhotoOrder:
+        return _PhotoOrder(len(self._photos), count, rng, self._photos.at_once)
 
     def _draw(self, indices: np.ndarray, rng: np.random.Generator) -> Batch:
         """A patch of each of these photographs."""
@@ -238,7 +232,7 @@ _POOL = 64
 _PATCHES_A_VISIT = 8
 
 
-def _photo_order(photos: int, count: int, rng: np.random.Generator, at_once: int = _POOL) -> Iterator[np.ndarray]:
+class _PhotoOrder:
     """Which photograph each patch is drawn from, without end, pool by pool; `count` patches are wanted.
 
     Reading a photo can take a thousand times as long as drawing a patch. So where the patches outnumber the
@@ -248,11 +242,76 @@ def _photo_order(photos: int, count: int, rng: np.random.Generator, at_once: int
     as often as among 64 photos at random), and all photos are used equally often. Patches of one photo lie
     apart: places, noise and poses are drawn for each.
     """
-    visits = min(_PATCHES_A_VISIT, -(-count // photos))
-    pools = -(-photos // min(_POOL, max(1, at_once)))
-    while True:
-        for pool in np.array_split(rng.permutation(photos), pools):
-            yield rng.permutation(np.repeat(pool, visits))
+
+    def __init__(self, photos: int, count: int, rng: np.random.Generator, at_once: int = _POOL) -> None:
+        self._photos, self._rng = photos, rng
+        self._visits = min(_PATCHES_A_VISIT, -(-count // photos))
+        self._pools = -(-photos // min(_POOL, max(1, at_once)))
+        self.rest = np.empty(0, np.intp)  # of the photographs, in the order of this round: those of pools to come
+        self.pools = 0  # as so many of them
+        self.waiting = np.empty(0, np.intp)  # the photographs of patches that have been mixed and not been drawn
+
+    def next_pool(self) -> np.ndarray:
+        """The photographs of a pool's patches, in mixed order."""
+        if not self.pools:
+            self.rest, self.pools = self._rng.permutation(self._photos), self._pools
+        size = -(-len(self.rest) // self.pools)  # as np.array_split has it: sizes differ by one, the larger come first
+        pool, self.rest, self.pools = self.rest[:size], self.rest[size:], self.pools - 1
+        return self._rng.permutation(np.repeat(pool, self._visits))
+
+    def take(self, count: int) -> np.ndarray:
+        """The photographs of the next patches."""
+        while len(self.waiting) < count:
+            self.waiting = np.concatenate([self.waiting, self.next_pool()])
+        taken, self.waiting = self.waiting[:count], self.waiting[count:]
+        return taken
+
+    def be_at(self, rest: np.ndarray, pools: int, waiting: np.ndarray) -> None:
+        """Go on with these; ValueError for what no order of these photographs can have left."""
+        for indices in (rest, waiting):
+            if indices.size and not 0 <= indices.min() <= indices.max() < self._photos:
+                raise ValueError(f"the order of patches names others than the {self._photos} photographs")
+        if not 0 <= pools <= self._pools or (len(rest) == 0) != (pools == 0) or len(rest) < pools:
+            raise ValueError(f"the order of patches has {pools} pools for {len(rest)} photographs")
+        self.rest, self.pools, self.waiting = rest, pools, waiting
+
+
+class _PatchBatches(Batches):
+    """An epoch of patches, drawn batch by batch."""
+
+    def __init__(self, pairs: PatchPairs, order: _PhotoOrder, batch_size: int, rng: np.random.Generator) -> None:
+        self._pairs, self._order, self._batch_size, self._rng = pairs, order, batch_size, rng
+        self._left = len(pairs)
+
+    def __next__(self) -> Batch:
+        if self._left <= 0:
+            raise StopIteration
+        size = min(self._batch_size, self._left)
+        self._left -= size
+        return self._pairs._draw(self._order.take(size), self._rng)
+
+    def order(self) -> Mapping[str, np.ndarray]:
+        order = self._order
+        return {"rest": order.rest, "pools": np.array(order.pools), "waiting": order.waiting}
+
+    def return_to(self, drawn: int, order: Mapping[str, np.ndarray]) -> None:
+        left = len(self._pairs) - drawn * self._batch_size
+        if drawn < 0 or left <= -self._batch_size:
+            raise ValueError(f"{drawn} batches of {self._batch_size} are more than {len(self._pairs)} patches")
+        rest, waiting = (_indices(order, name) for name in ("rest", "waiting"))
+        pools = _indices(order, "pools")
+        if pools.size != 1:
+            raise ValueError(f"the order of patches has {pools.size} numbers of pools, it must be one")
+        self._order.be_at(rest, int(pools[0]), waiting)
+        self._left = left
+
+
+def _indices(order: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """An array of an order, 1-D; one without elements may be missing."""
+    values = np.asarray(order.get(name, np.empty(0, np.intp)))
+    if values.dtype.kind not in "iu" or values.ndim > 1:
+        raise ValueError(f"the order of patches has {values.dtype} {values.shape} as {name!r}, it must be integers")
+    return np.atleast_1d(values).astype(np.intp)
 
 
 def _posed(image: np.ndarray, pose: int) -> np.ndarray:

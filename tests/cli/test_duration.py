@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from npconv.cli.duration import in_words, seconds_of
+from npconv.duration import in_words, seconds_of
 
 
 @pytest.mark.parametrize(

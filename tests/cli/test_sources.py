@@ -206,11 +206,14 @@ def test_augmentation_can_be_left_out(folder):
 
 # ---- photographs that cannot be used ----
 def damage(folder: Path) -> None:
-    """1.png has no header, 3.png is too small, 5.png ends too early."""
+    """1.png has no header, 3.png is too small, the pixels of 5.png cannot be unpacked."""
     (folder / "1.png").write_text("no image")
     data.write_image(folder / "3.png", np.zeros((3, 20, 20), np.uint8))
     late = folder / "5.png"
-    late.write_bytes(late.read_bytes()[: late.stat().st_size // 2])
+    content = bytearray(late.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 100] = bytes(100)
+    late.write_bytes(content)
 
 
 def test_damage_is_an_error_or_passed_over(folder):

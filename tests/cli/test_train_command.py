@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import on_backend
 import pytest
+from train_runs import plain_pictures
 
 import npconv
 from npconv import data
@@ -36,6 +37,12 @@ def photos(tmp_path_factory):
     for i, image in enumerate(data.dead_leaves(3, 96, 100, np.random.default_rng(0))):
         data.write_image(folder / f"{i}.png", image)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def quick(request, monkeypatch):
+    if not {"test_a_run_writes_its_folder", "test_gray_transposed_adam_and_a_schedule"} & {request.node.name}:
+        plain_pictures(monkeypatch)
 
 
 @pytest.fixture
@@ -66,7 +73,7 @@ def test_a_run_writes_its_folder(train, tmp_path, capsys):
     assert train("--noise", "gaussian:25") == 0
     run = tmp_path / "run"
     assert sorted(p.name for p in run.iterdir()) == sorted(
-        ["model.h5", "history.csv", "curves.png", "examples.png", "options.json"]
+        ["model.h5", "history.csv", "curves.png", "examples.png", "options.json", "checkpoint.h5"]
     )
     history = rows(run)
     assert list(history[0]) == COLUMNS
@@ -314,8 +321,9 @@ def test_ctrl_c_keeps_the_best_model(train, tmp_path, capsys, monkeypatch):
 def test_ctrl_c_in_the_first_epoch_says_that_nothing_was_saved(train, tmp_path, capsys, monkeypatch):
     interrupt_in_epoch(monkeypatch, 1)
     error = only_error(capsys, train(), 130)
-    assert error == "npconv train: interrupted: no epoch had ended, so nothing was saved"
-    assert list((tmp_path / "run").iterdir()) == []
+    command = f"npconv train --resume {tmp_path / 'run'}"
+    assert error == f"npconv train: interrupted: no epoch had ended, so nothing was saved; {command} goes on"
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint.h5"]  # from before the first step
 
 
 def test_ctrl_c_while_a_picture_is_written_leaves_whole_files(train, tmp_path, capsys, monkeypatch):
@@ -376,19 +384,8 @@ def test_unexpected_errors_keep_their_traceback(train, monkeypatch):
 
 
 def test_the_console_entry(photos, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "npconv.cli",
-        "train",
-        "--data",
-        str(photos),
-        *SMALL,
-        "--epochs",
-        "1",
-        "-o",
-        "run",
-    ]
+    options = ["--data", str(photos), *SMALL, "--epochs", "1", "-o", "run"]
+    command = [sys.executable, "-m", "npconv.cli", "train", *options]
     backend = {"NPCONV_BACKEND": "cupy"} if on_backend.chosen() == "cupy" else {}
     environment = {**os.environ, **backend}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

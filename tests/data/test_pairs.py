@@ -21,7 +21,7 @@ from npconv.data import (
     write_images,
     write_pairs,
 )
-from npconv.data.patches import _photo_order
+from npconv.data.patches import _PhotoOrder
 
 
 def numbered_pairs(count: int = 11, dtype: type = np.uint8) -> tuple[np.ndarray, np.ndarray]:
@@ -147,8 +147,9 @@ def test_hdf5_pairs_of_0_to_1_are_refused_when_they_are_opened(tmp_path):
     targets = np.random.default_rng(0).uniform(-0.2, 1, (40, 1, 3, 4)).astype(np.float32)
     with h5py.File(tmp_path / "lab.h5", "w") as file:
         file["input"], file["target"] = targets * 255, targets
-    with pytest.raises(ValueError, match=r"data set 'target' of lab.h5 has values in 0..1 \(largest: 0.99"):
+    with pytest.raises(ValueError, match=r"data set 'target' of lab.h5 has values in 0..1 \(largest: 0.99") as caught:
         HDF5Pairs(tmp_path / "lab.h5")
+    assert caught.value.__traceback__ is not None  # which holds the object: the file is closed all the same
     with h5py.File(tmp_path / "lab.h5", "a") as file:
         file["target"][-1] *= 255  # a few nearly black images are no sign of a scale
     assert len(HDF5Pairs(tmp_path / "lab.h5")) == 40
@@ -224,16 +225,16 @@ def test_augmentation_gives_the_8_poses_alike_to_both_images(augment):
 
 def photo_order(photos: int, count: int, **options: int) -> np.ndarray:
     """The first `count` that are drawn."""
-    pools, found = _photo_order(photos, count, np.random.default_rng(0), **options), []
+    pools, found = _PhotoOrder(photos, count, np.random.default_rng(0), **options), []
     while sum(map(len, found)) < count:
-        found.append(next(pools))
+        found.append(pools.next_pool())
     return np.concatenate(found)[:count]
 
 
 def test_the_order_of_an_epoch_is_drawn_pool_by_pool():
     """Beginning an epoch of ten million patches takes no longer, and no more memory, than one of a thousand."""
     pairs = PatchPairs(photos_of(*range(100)), Gaussian(0), patches=10**7, patch_size=2)
-    assert len(next(_photo_order(100, 10**7, np.random.default_rng(0)))) == 8 * 50
+    assert len(_PhotoOrder(100, 10**7, np.random.default_rng(0)).next_pool()) == 8 * 50
     started = time.perf_counter()
     inputs, _ = next(pairs.batches(8, np.random.default_rng(0)))
     assert inputs.shape == (8, 3, 2, 2) and time.perf_counter() - started < 2  # all of it takes ten seconds

@@ -1,4 +1,4 @@
-"""Lengths of time as they are written on the command line: 90s, 10m, 1h30m."""
+"""Lengths of time as they are written in options: 90s, 10m, 1h30m."""
 
 from __future__ import annotations
 
