@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,25 @@ def test_the_last_epoch_ends_before_a_step_that_would_take_too_long(clock: FakeC
         steps[-1].append(loss)
     means = [math.fsum(each) / len(each) for each in steps]
     assert [epoch.loss for epoch in history] == pytest.approx(means) and len(losses) == 3
+
+
+def test_writing_a_checkpoint_is_no_part_of_a_step(
+    clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the step after it would seem to take longer than what is left of the time."""
+    write = nc.checkpoint_file.write
+
+    def slow(*arguments: Any) -> None:
+        clock.time += 4
+        write(*arguments)
+
+    monkeypatch.setattr(nc.checkpoint_file, "write", slow)
+    options = {"seconds": 30, "batch_size": 4, "seed": 0, "checkpoint": tmp_path / "c.h5"}
+    for every in range(16, 20):  # one at the beginning, and one in time
+        trained, before = model(), len(clock.steps)
+        clock.charge(trained, step=1.0)
+        trained.train(photos(), photos(), checkpoint_every=f"{every} steps", **options)
+        assert len(clock.steps) - before == 30 - 2 * 4, every
 
 
 def test_an_epoch_cut_short_has_the_mean_over_its_images(clock: FakeClock) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from comparison import Results, assert_close
+from convolutions import algorithms_of
 from devices import FromHost, on_device, on_host
 from layer_cases import LAYER_CASES, LayerCase, both
 
@@ -29,7 +30,10 @@ def theirs(position: int, dtype: str) -> Results:
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize(
-    ("position", "case"), list(enumerate(LAYER_CASES)), ids=lambda value: getattr(value, "name", None)
+    ("position", "case", "algorithm"),
+    [(position, case, name) for position, case in enumerate(LAYER_CASES) for name in algorithms_of(case.layer)],
+    ids=lambda value: getattr(value, "name", None),
+    indirect=["algorithm"],
 )
 def test_layer_agrees_with_pytorch(position: int, case: LayerCase, dtype: str, algorithm: str) -> None:
     ours = case.ours(dtype)

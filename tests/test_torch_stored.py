@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from comparison import assert_close
+from convolutions import algorithms_of
 from layer_cases import LAYER_CASES
 from make_reference import PATH, STORED_CASES, load, torch_version
 
@@ -15,7 +16,12 @@ BOUNDS = {"float64": 1e-10, "float32": 1e-5}
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
-@pytest.mark.parametrize("case", STORED_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    ("case", "algorithm"),
+    [(case, name) for case in STORED_CASES for name in algorithms_of(getattr(case, "layer", "Conv2d"))],
+    ids=lambda value: getattr(value, "name", None),
+    indirect=["algorithm"],
+)
 def test_the_stored_arrays_agree(case: Any, dtype: str, algorithm: str) -> None:
     assert_close(case.ours(dtype), load(case), BOUNDS[dtype])
 

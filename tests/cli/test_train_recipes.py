@@ -15,12 +15,11 @@ import pytest
 from devices import on_host
 
 import npconv
-from npconv import data, epochs, networks, optim, pictures
+from npconv import data, epochs, networks, pictures
 from npconv.cli import build_parser, main, sources
 from npconv.cli.progress import TimeBar
-from npconv.cli.recipe import PRESETS, defaults_of, fill_in, make_schedule, size_of
+from npconv.cli.recipe import PRESETS, defaults_of, fill_in, size_of
 from npconv.cli.run_folder import RunFolder
-from npconv.cli.train_options import SCHEDULES
 from npconv.model import Model
 from npconv.validation import figures
 
@@ -40,7 +39,7 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture
-def train(photos, tmp_path):
+def train_and_draw(photos, tmp_path):
     """Runs `npconv train` on the photos with small sizes, into tmp_path/run; returns the exit status."""
 
     def run(*options: str) -> int:
@@ -48,6 +47,11 @@ def train(photos, tmp_path):
         return main(["train", "--data", str(photos), *TINY, *length, "-o", str(tmp_path / "run"), *options])
 
     return run
+
+
+@pytest.fixture
+def train(train_and_draw, blank_pictures):
+    return train_and_draw
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -185,10 +189,10 @@ def test_options_overrule_the_recipe(train, tmp_path):
         ("blind-spot", "none", npconv.losses.MaskedMSE, "hidden pixels against their noisy values"),
     ],
 )
-def test_noisy_images_alone(train, tmp_path, capsys, monkeypatch, target, noise, loss, compared):
+def test_noisy_images_alone(train_and_draw, tmp_path, capsys, monkeypatch, target, noise, loss, compared):
     captions, drawn = [], pictures.examples
     monkeypatch.setattr(pictures, "examples", lambda *a, **k: captions.append(k["captions"]) or drawn(*a, **k))
-    assert train("--target", target, "--noise", noise, "--channels", "4", "--depth", "1") == 0
+    assert train_and_draw("--target", target, "--noise", noise, "--channels", "4", "--depth", "1") == 0
     assert captions == [False]  # nothing clean to compare whole pictures with
     assert type(Model.load(tmp_path / "run" / "model.h5").loss) is loss
     (row,) = rows(tmp_path / "run")
@@ -316,42 +320,6 @@ def test_the_time_bar_shows_elapsed_and_remaining(capsys, monkeypatch):
     assert any(line.startswith("2m, loss 0.01234, PSNR 24.52 dB  25%|") for line in shown)
     assert any(line.startswith("2m, loss 0.01234, PSNR 24.52 dB 100%|") for line in shown)
     assert all(len(line) < 80 and "150%" not in line for line in shown)
-
-
-def test_schedules():
-    network = npconv.networks.strided(2)
-    parameters = list(network.parameters())
-    rates = {}
-    for name in ("step", "multistep", "exponential", "cosine", "rampdown", "trapezoid", "one-cycle"):
-        schedule = make_schedule(name, optim.SGD(parameters, lr=1.0, momentum=0.5), 9)
-        rates[name] = [schedule.lr]
-        for _ in range(9):
-            schedule.step()
-            rates[name].append(schedule.lr)
-        assert schedule.optimizer.groups[0]["momentum"] == 0.5
-    assert rates["step"] == pytest.approx([1] * 3 + [0.1] * 3 + [0.01] * 3 + [0.001])
-    assert rates["multistep"] == pytest.approx([1] * 5 + [0.2] * 5)  # from 5.4 steps on
-    assert rates["exponential"] == pytest.approx(np.geomspace(1, 1e-3, 10))
-    assert rates["rampdown"] == pytest.approx(
-        [1] * 7 + [((1 + np.cos(np.pi * t)) / 2) ** 2 for t in (0.7 / 2.7, 1.7 / 2.7, 1)]
-    )
-    assert rates["cosine"][-1] == pytest.approx(0) and rates["cosine"] == sorted(rates["cosine"], reverse=True)
-    assert rates["trapezoid"] == pytest.approx([1 / 1.45, *[1] * 6, 2 / 2.7, 1 / 2.7, 0])
-    assert max(rates["one-cycle"]) > 0.9 and rates["one-cycle"][0] == pytest.approx(1 / 25)
-    assert make_schedule("none", optim.SGD(parameters, lr=1.0), 9) is None
-
-
-@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "none"])
-def test_every_schedule_can_follow_the_time(name):
-    optimizer = optim.SGD(networks.strided(2).parameters(), lr=1.0, momentum=0.5)
-    schedule = make_schedule(name, optimizer, 1000, ((0.5, 0.8), 0.1))
-    found = []
-    for share in np.linspace(0, 1, 11):
-        schedule.follow(float(share))
-        found.append(schedule.lr)
-    assert max(found) > 0.99 and found[-1] < 0.02
-    if name == "multistep":
-        assert found == pytest.approx([1] * 5 + [0.1] * 3 + [0.01] * 3)
 
 
 # ---- what does not go together ----

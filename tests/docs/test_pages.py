@@ -23,7 +23,7 @@ PAGES = (CONVERT, DENOISE, LAYER, TRAIN)
 WITHOUT_CODE = ("reliability.md",)
 
 # What takes longer on the page than a test may, and what is run in its place; nothing else is changed.
-SHORTER = {"--time 10m": "--time 0.5s", "seconds=600": "seconds=0.5"}
+SHORTER = {"--time 10m": "--time 0.2s", "seconds=600": "seconds=0.2"}
 
 # Blocks that run everywhere, blocks that need a package, and outputs that are compared: without packages, and with all.
 # Whoever adds a block to a page counts it here.
@@ -46,7 +46,7 @@ def ran_and_compared(result: Result) -> tuple[int, int]:
 # ---- the pages ----
 @pytest.mark.cpu  # they train, which is too slow on a simulated GPU
 @pytest.mark.parametrize("name", PAGES)
-def test_page(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank_pictures: None) -> None:
     for extra in ("PIL", "tifffile", "matplotlib"):  # of the extra `app`, which the pages tell their readers to install
         if name != LAYER:
             pytest.importorskip(extra)

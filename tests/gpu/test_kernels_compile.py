@@ -10,15 +10,18 @@ NPCONV_TEST_KERNELS=all compiles all of them, which takes minutes.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from standin.emulator import folder_of_compiled
 
 from npconv.backends.gpu.launching import KERNELS, REALS, compile_options, source
 
@@ -71,6 +74,24 @@ def compile_with_nvcc(text: str, macros: dict[str, str], folder: Path) -> subpro
     return subprocess.run(command, capture_output=True, text=True)
 
 
+def reported(text: str, macros: dict[str, str], folder: Path) -> str:
+    """What nvcc says of a source text that it takes; kept with the emulator's kernels, as a text takes it seconds."""
+    key = hashlib.sha256("\0".join([version_of_nvcc(), text, str(macros), *ARCHITECTURES]).encode()).hexdigest()[:24]
+    kept = folder_of_compiled() / f"{key}.nvcc.txt"
+    if not kept.exists():
+        done = compile_with_nvcc(text, macros, folder)
+        assert done.returncode == 0, done.stderr
+        written = kept.with_suffix(f".{os.getpid()}")
+        written.write_text(done.stderr, encoding="utf-8")
+        written.replace(kept)
+    return kept.read_text(encoding="utf-8")
+
+
+@cache
+def version_of_nvcc() -> str:
+    return subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+
+
 def spilling(report: str) -> list[str]:
     """The kernels that spill registers, from the report of ptxas -v."""
     spills, name = [], ""
@@ -90,12 +111,11 @@ needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is no
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "macros"), CASES)
 def test_compiles_without_spills(family: str, macros: dict[str, str], tmp_path: Path) -> None:
-    done = compile_with_nvcc(source(family), macros, tmp_path)
-    assert done.returncode == 0, done.stderr
+    report = reported(source(family), macros, tmp_path)
     for number in ARCHITECTURES:
-        assert f"for 'sm_{number}'" in done.stderr
-    assert not spilling(done.stderr)
-    assert "warning" not in done.stderr, done.stderr
+        assert f"for 'sm_{number}'" in report
+    assert not spilling(report)
+    assert "warning" not in report, report
 
 
 @needs_nvcc

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from convolutions import algorithms_of
 from devices import on_device
 
 import npconv as nc
@@ -92,14 +93,22 @@ def title(case: object) -> str:
     return repr(case()).replace("\n", "").replace("  ", " ") if callable(case) else str(case)
 
 
-@pytest.mark.parametrize(("make", "shape"), CASES, ids=title)
+by_each_algorithm = pytest.mark.parametrize(
+    ("make", "shape", "algorithm"),
+    [(make, shape, algorithm) for make, shape in CASES for algorithm in algorithms_of(make())],
+    ids=title,
+    indirect=["algorithm"],
+)
+
+
+@by_each_algorithm
 def test_the_module_keeps_the_contract(
     make: Callable[[], nc.Module], shape: tuple[int, ...], algorithm: str, rng: np.random.Generator
 ) -> None:
     nc.check_module(make(), rng.standard_normal(shape))
 
 
-@pytest.mark.parametrize(("make", "shape"), CASES, ids=title)
+@by_each_algorithm
 def test_gradients_are_those_of_finite_differences(
     make: Callable[[], nc.Module], shape: tuple[int, ...], algorithm: str, rng: np.random.Generator
 ) -> None:

@@ -12,7 +12,7 @@ import plain_networks as plain
 import pytest
 from devices import on_device, on_host
 from extreme_cases import MIXED, VALUES, classes, planted
-from odd_layers import LAYERS, title
+from odd_layers import by_each_algorithm
 from training_cases import strided_twin
 
 import npconv as nc
@@ -137,7 +137,7 @@ def test_training_of_broken_parameters_says_so(value: str) -> None:
         nc.Model(network, optimizer=nc.Adam(network.parameters())).train(images, images, 2, batch_size=4, seed=0)
 
 
-@pytest.mark.parametrize(("make", "shape"), LAYERS, ids=title)
+@by_each_algorithm
 def test_no_warning_leaves_a_layer(make: Callable[[], nc.Module], shape: Any, algorithm: str) -> None:
     """Even where the caller has NumPy raise for overflow, underflow, division by zero and invalid operations."""
     module, rng = make(), np.random.default_rng(3)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from devices import on_device, on_host
-from odd_layers import HANDS_ON, IMAGES, LAYERS, title
+from odd_layers import HANDS_ON, IMAGES, LAYERS, by_each_algorithm, title
 
 import npconv as nc
 from npconv import metrics, networks
@@ -27,7 +27,7 @@ def locked(x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.cpu  # no other backend has read-only arrays
 @pytest.mark.parametrize("channels_last", [False, True])
-@each_layer
+@by_each_algorithm
 def test_layers_write_to_nothing_they_are_given(
     make: Case, shape: Any, channels_last: bool, algorithm: str, rng: np.random.Generator
 ) -> None:
@@ -47,7 +47,7 @@ def test_layers_write_to_nothing_they_are_given(
     assert (x.tobytes(), grad.tobytes()) == (before, grad_before)
 
 
-@each_layer
+@by_each_algorithm
 def test_later_calls_overwrite_no_result(make: Case, shape: Any, algorithm: str, rng: np.random.Generator) -> None:
     module, kept, copies = make(), [], []
     for _ in range(4):

@@ -15,6 +15,14 @@ from npconv.backends.cpu.choice import ALGORITHMS as ON_CPU
 # On a GPU "direct" is the same rule as "auto".
 ALGORITHMS: tuple[str, ...] = tuple(ON_CPU) if nc.backend().name == "numpy" else ("auto", "im2col", "implicit")
 
+CONVOLVING = ("Conv2d", "ConvTranspose2d", "TransposeConv2d", "Upsampling")  # the layers that an algorithm computes
+
+
+def algorithms_of(layer: str | nc.Module) -> tuple[str, ...]:
+    """Those to test a module with, or a layer by the name of its class: one where none is used."""
+    names = [layer] if isinstance(layer, str) else [type(module).__name__ for module in layer.modules()]
+    return ALGORITHMS if set(names) & set(CONVOLVING) else ALGORITHMS[:1]
+
 
 @contextmanager
 def using(algorithm: str, block_bytes: int | None = None) -> Iterator[FromHost]:

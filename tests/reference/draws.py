@@ -74,6 +74,6 @@ def error(value: Any, exact: Any) -> float:
     return float(abs(value - exact).max()) / max(float(abs(exact).max()), 1e-30)
 
 
-def assert_adjoint(left: float, right: float, scale: float) -> None:
+def assert_adjoint(left: float, right: float, scale: float, what: str = "") -> None:
     """<A x, y> = <x, A^T y> to rounding, `scale` being the size of what is summed."""
-    assert abs(left - right) <= 1e-12 * max(scale, 1.0)
+    assert abs(left - right) <= 1e-12 * max(scale, 1.0), what

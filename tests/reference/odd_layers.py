@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+from convolutions import algorithms_of
+
 import npconv as nc
 
 IMAGES = (2, 4, 6, 8)
@@ -62,3 +65,11 @@ def title(case: object) -> str:
         return str(case)
     module = case()
     return repr(module).replace("\n", "").replace("  ", " ") + ("" if module.training else " eval")
+
+
+by_each_algorithm = pytest.mark.parametrize(
+    ("make", "shape", "algorithm"),
+    [(make, shape, algorithm) for make, shape in LAYERS for algorithm in algorithms_of(make())],
+    ids=title,
+    indirect=["algorithm"],
+)

@@ -29,7 +29,7 @@ struct Area {
     std::vector<Shadow*> pages;  // made when touched
 };
 
-static const long long PAGE = 1024;
+static const long long PAGE = 128;
 static std::vector<Area> areas;
 static size_t latest;
 

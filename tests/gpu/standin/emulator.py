@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import mmap
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +27,7 @@ HERE = Path(__file__).parent
 CHECKS = "NPCONV_EMULATOR_CHECKS"  # 0: run kernels without checking their accesses to memory, several times faster
 FOLDER = "NPCONV_EMULATOR_FOLDER"  # where compiled kernels are kept, if not in a temporary folder
 COMPILER = ("g++", "-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-w", f"-I{HERE}")
+HEADERS = ("runtime.h", "cuda_on_cpu.h")
 RUNTIME = ("threads.cpp", "checks.cpp")
 # The sanitizers' calls, without their libraries: checks.cpp has the functions.
 SANITIZERS = "-fsanitize=thread,bounds,alignment,null,signed-integer-overflow,shift,integer-divide-by-zero"
@@ -44,7 +47,7 @@ class EmulatorError(Exception):
 class _Launch(ctypes.Structure):
     _fields_ = [("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("shared", ctypes.c_longlong),
                 ("reversed", ctypes.c_int), ("arrays", ctypes.c_int),
-                ("ranges", ctypes.c_void_p), ("kinds", ctypes.c_char_p)]  # fmt: skip
+                ("ranges", ctypes.c_void_p), ("kinds", ctypes.c_char_p), ("stacks", ctypes.c_void_p)]  # fmt: skip
 
 
 _reversed = False
@@ -60,7 +63,8 @@ class Module:
         body = _DYNAMIC.sub(r"\2* const \3 = reinterpret_cast<\2*>(npconv_emulator::dynamic_shared);", code)
         exports = "".join(f"NPCONV_EXPORT({name})\n" for name in self.names)
         text = f'#include "cuda_on_cpu.h"\nnamespace {{\n#line 1 "kernel.cu"\n{body}\n}}\n{exports}'
-        self._library = ctypes.CDLL(str(_compiled(text, tuple(o for o in options if o.startswith("-D")))))
+        # PyDLL keeps the interpreter's lock: one kernel runs at a time, and all share their stacks.
+        self._library = ctypes.PyDLL(str(_compiled(text, tuple(o for o in options if o.startswith("-D")))))
 
     def get_function(self, name: str) -> Function:
         if name not in self.names:
@@ -71,7 +75,7 @@ class Module:
 class Function:
     """One kernel, called as CuPy's: function(grid, block, args, shared_mem=bytes)."""
 
-    def __init__(self, library: ctypes.CDLL, name: str) -> None:
+    def __init__(self, library: ctypes.PyDLL, name: str) -> None:
         self.name = name
         self.max_dynamic_shared_size_bytes = 48 * 1024
         self._launch = library[f"npconv_launch_{name}"]
@@ -100,7 +104,16 @@ class Function:
         spans = [_span(arg) for arg in args if not isinstance(arg, (bool, int, float, np.generic))]
         ranges = np.array([(first, last - first) for first, last, _ in spans], dtype=np.int64).reshape(-1, 2)
         kinds = bytes(size for _, _, size in spans)
-        how = _Launch(_three(grid), _three(block), shared_mem, _reversed, len(spans), ranges.ctypes.data, kinds)
+        how = _Launch(
+            _three(grid),
+            _three(block),
+            shared_mem,
+            _reversed,
+            len(spans),
+            ranges.ctypes.data,
+            kinds,
+            ctypes.addressof(_stacks()),
+        )
         error = self._launch(pointers, ctypes.byref(how))
         if error:
             raise EmulatorError(f"kernel {self.name}: {error.decode()}")
@@ -158,6 +171,13 @@ HOST = SimpleNamespace(
 )
 
 
+@cache
+def _stacks() -> ctypes.c_char:
+    """The first byte of memory for the stacks of as many threads as a block may have; what is used of it stays."""
+    memory = mmap.mmap(-1, 1024 * 128 * 1024, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return ctypes.c_char.from_buffer(memory)  # which keeps the memory
+
+
 def _three(size: tuple[int, ...]) -> Any:
     return (ctypes.c_uint * 3)(*(*size, 1, 1)[:3])
 
@@ -181,30 +201,51 @@ def _span(array: Any) -> tuple[int, int, int]:
     return first, last, min(array.itemsize, 127)
 
 
-def _compiled(text: str, macros: tuple[str, ...]) -> Path:
-    """The shared library of a source text; compiled at most once in a folder."""
+def folder_of_compiled() -> Path:
+    """Where what was compiled is kept from run to run; it is made, and must be this user's."""
     folder = Path(os.environ.get(FOLDER) or Path(tempfile.gettempdir()) / f"npconv-emulator-{os.getuid()}")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise EmulatorError(f"{folder} is another user's: programs in it could be anything; set {FOLDER}")
+    return folder
+
+
+def _compiled(text: str, macros: tuple[str, ...]) -> Path:
+    """The shared library of a source text; compiled at most once in a folder."""
+    folder = folder_of_compiled()
     checked = (SANITIZERS,) if os.environ.get(CHECKS) != "0" else ()
-    parts = [(HERE / name).read_text(encoding="utf-8") for name in ("runtime.h", "cuda_on_cpu.h", *RUNTIME)]
-    runtime = [_object(folder, part, ("-O2",)) for part in parts[2:]]
-    main = _object(folder, text, (*macros, *checked))
-    library = folder / f"{_key(text, *parts, *macros, *checked)}.so"
+    library = folder / f"{_key(text, *(_text(name) for name in (*HEADERS, *RUNTIME)), *macros, *checked)}.so"
     if not library.exists():
+        runtime = [_object(folder, _text(name), ("-O2",)) for name in RUNTIME]
+        main = _object(folder, text, (f"-I{_precompiled(folder, checked)}", *macros, *checked))
         _build(folder, [*COMPILER, "-shared", *map(str, (main, *runtime))], library)
         main.unlink(missing_ok=True)
     return library
 
 
+@cache
+def _text(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _precompiled(folder: Path, options: tuple[str, ...]) -> Path:
+    """A folder with cuda_on_cpu.h as the compiler has it in memory: half of the time that a kernel takes to compile.
+
+    Where it does not fit (a macro of the kernel's that the header has a word for), the compiler takes the header.
+    """
+    made = folder / _key(*map(_text, HEADERS), *options) / f"{HEADERS[-1]}.gch"
+    if not made.exists():
+        made.parent.mkdir(exist_ok=True)
+        _build(folder, [*COMPILER, *options, "-x", "c++-header", str(HERE / HEADERS[-1])], made)
+    return made.parent
+
+
 def _object(folder: Path, text: str, options: tuple[str, ...]) -> Path:
-    headers = [(HERE / name).read_text(encoding="utf-8") for name in ("runtime.h", "cuda_on_cpu.h")]
-    made = folder / f"{_key(text, *headers, *options)}.o"
+    made = folder / f"{_key(text, *map(_text, HEADERS), *options)}.o"
     if not made.exists():
         source = made.with_suffix(f".{os.getpid()}.cpp")
         source.write_text(text, encoding="utf-8")
-        _build(folder, [*COMPILER, *options, "-c", str(source)], made)
+        _build(folder, [*COMPILER[:-1], *options, COMPILER[-1], "-c", str(source)], made)
         source.unlink()
     return made
 

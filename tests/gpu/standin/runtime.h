@@ -18,8 +18,10 @@ struct Launch {
     int arrays;           // how many `ranges`
     const Range* ranges;  // the arrays that the kernel was given
     const char* kinds;    // the size in bytes of an element of each, as a character
+    char* stacks;         // STACK bytes for each of MOST_THREADS
 };
 
+const size_t STACK = 128 * 1024, MOST_THREADS = 1024;
 const size_t MOST_SHARED = 227 * 1024, DYNAMIC_SHARED = MOST_SHARED + 64 * 1024, GUARD = 64 * 1024;
 extern unsigned char shared_guard[];    // what lies behind static shared memory
 extern unsigned char dynamic_shared[];  // what is behind the bytes a launch asked for is out of bounds

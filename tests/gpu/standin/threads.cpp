@@ -4,15 +4,66 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+#ifndef __x86_64__
 #include <ucontext.h>
+#endif
 
-#include <deque>
 #include <vector>
 
 #include "runtime.h"
 
 extern "C" unsigned char __start_npconv_shared[] __attribute__((visibility("hidden")));
+
+#ifdef __x86_64__
+// Where a fiber stands: its stack pointer, with the registers that a function must keep on the stack. swapcontext would
+// ask the operating system for the signal mask as well, which takes many times longer.
+typedef void* Context;
+extern "C" void npconv_switch(Context* from, Context to);
+asm(R"(
+.text
+.hidden npconv_switch
+.globl npconv_switch
+.type npconv_switch, @function
+npconv_switch:
+    push %rbp
+    push %rbx
+    push %r12
+    push %r13
+    push %r14
+    push %r15
+    mov %rsp, (%rdi)
+    mov %rsi, %rsp
+    pop %r15
+    pop %r14
+    pop %r13
+    pop %r12
+    pop %rbx
+    pop %rbp
+    ret
+.size npconv_switch, . - npconv_switch
+)");
+static void prepare(Context& context, char* stack, size_t size, void (*entry)()) {
+    void** top = (void**)(stack + size);  // six registers, the address to return to, and one for the alignment
+    top[-2] = (void*)entry;
+    context = top - 8;
+}
+#else
+typedef ucontext_t* Context;
+static void npconv_switch(Context* from, Context to) {
+    ucontext_t here;
+    *from = &here;
+    swapcontext(&here, to);
+}
+static void prepare(Context& context, char* stack, size_t size, void (*entry)()) {
+    ucontext_t* made = (ucontext_t*)stack;
+    getcontext(made);
+    made->uc_stack.ss_sp = stack + sizeof *made;
+    made->uc_stack.ss_size = size - sizeof *made;
+    made->uc_link = 0;
+    makecontext(made, entry, 0);
+    context = made;
+}
+#endif
 
 namespace npconv_emulator {
 
@@ -31,21 +82,22 @@ struct Thread {
 };
 
 struct Fiber {
-    ucontext_t context;
+    Context context;
     char* stack;
     int thread;
 };
 
-static const size_t STACK = 128 * 1024, STATIC_SHARED = 48 * 1024;
+static const size_t STATIC_SHARED = 48 * 1024;
 static std::vector<Thread> threads;
-static std::deque<Fiber> fibers;  // a context holds addresses within itself: it must not move
+static std::vector<Fiber> fibers;
 static std::vector<int> free_fibers;
 static std::vector<Slot> slots;  // two for each thread: one exchange may be read while the next one is written
-static ucontext_t scheduler;
-static int current = -1, next_thread, order_reversed, barriers;
+static Context scheduler, nowhere;
+static int current = -1, next_thread, order_reversed, barriers, first_fiber;
 static long long block_number;
 static void (*body)(void*);
 static void* body_arguments;
+static char* stacks;  // of all fibers, the same memory in each launch
 static char error[1024];
 
 // Keeps the first message; the thread that it is about is `current`, or the scheduler speaks.
@@ -64,7 +116,7 @@ void fail(const char* format, ...) {
     va_start(list, format);
     record(format, list);
     va_end(list);
-    setcontext(&scheduler);
+    npconv_switch(&nowhere, scheduler);
     abort();
 }
 
@@ -84,7 +136,8 @@ static void become(int thread) {
 }
 
 // One fiber: takes threads that have not begun, until one waits; that one keeps the fiber.
-static void fiber_main(int fiber) {
+static void fiber_main() {
+    const int fiber = first_fiber;
     while (next_thread < (int)threads.size()) {
         become(next_thread++);
         threads[current].fiber = fiber;
@@ -93,46 +146,32 @@ static void fiber_main(int fiber) {
         threads[current].state = ENDED;
     }
     free_fibers.push_back(fiber);
-    setcontext(&scheduler);
-}
-
-static void resume(int fiber) {
-    volatile bool back = false;
-    getcontext(&scheduler);
-    if (back) return;
-    back = true;
-    setcontext(&fibers[fiber].context);
+    npconv_switch(&nowhere, scheduler);
 }
 
 void wait(State state, int line, unsigned mask) {
     Thread& self = threads[current];
     self.state = state, self.line = line, self.mask = mask;
-    swapcontext(&fibers[self.fiber].context, &scheduler);
+    npconv_switch(&fibers[self.fiber].context, scheduler);
 }
 
 static void begin_fiber() {
     if (free_fibers.empty()) {
-        Fiber fiber;
-        fiber.stack = (char*)mmap(0, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        fibers.push_back(fiber);
-        free_fibers.push_back((int)fibers.size() - 1);
+        free_fibers.push_back((int)fibers.size());
+        fibers.push_back({0, stacks + fibers.size() * STACK, -1});
     }
-    const int number = free_fibers.back();
+    first_fiber = free_fibers.back();
     free_fibers.pop_back();
-    Fiber& fiber = fibers[number];
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack;
-    fiber.context.uc_stack.ss_size = STACK;
-    fiber.context.uc_link = 0;
-    makecontext(&fiber.context, (void (*)())fiber_main, 1, number);
-    resume(number);
+    Fiber& fiber = fibers[first_fiber];
+    prepare(fiber.context, fiber.stack, STACK, fiber_main);
+    npconv_switch(&scheduler, fiber.context);
 }
 
 static void go_on(int number) {
     const int count = (int)threads.size();
     threads[number].state = READY;
     become(order_reversed ? count - 1 - number : number);
-    resume(threads[number].fiber);
+    npconv_switch(&scheduler, fibers[threads[number].fiber].context);
 }
 
 // Lets every warp go on whose threads have all come to the same exchange; whether there was one.
@@ -227,12 +266,13 @@ bool on_stack(const void* address) {
 }
 
 const char* run_grid(void (*kernel)(void*), void* arguments, const Launch* how) {
-    body = kernel, body_arguments = arguments;
+    body = kernel, body_arguments = arguments, stacks = how->stacks;
     error[0] = 0, current = -1, order_reversed = how->reversed;
     gridDim = {how->grid[0], how->grid[1], how->grid[2]};
     blockDim = {how->block[0], how->block[1], how->block[2]};
     unsigned char* first = __start_npconv_shared;
     const size_t count = (size_t)blockDim.x * blockDim.y * blockDim.z, static_bytes = shared_guard - first;
+    if (count > MOST_THREADS) return "a block has more than 1024 threads";
     if (static_bytes > STATIC_SHARED) return "the file has more than 48 KiB of static shared memory";
     if (how->shared + static_bytes > MOST_SHARED) return "more than 227 KiB of shared memory";
     begin_checks(how, first, static_bytes);
@@ -247,7 +287,6 @@ const char* run_grid(void (*kernel)(void*), void* arguments, const Launch* how) 
         memset(dynamic_shared, 0xff, how->shared);
         run_block();
     }
-    for (Fiber& fiber : fibers) munmap(fiber.stack, STACK);
     fibers.clear(), free_fibers.clear();
     end_checks();
     current = -1;
