@@ -19,6 +19,8 @@ own can replace, where noise is weak.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 __all__ = ["pair_of_neighbours"]
@@ -29,8 +31,14 @@ def pair_of_neighbours(noisy: np.ndarray, rng: np.random.Generator) -> tuple[np.
     channels, height, width = noisy.shape
     drawn = rng.integers(0, 8, (height // 2, width // 2), dtype=np.uint8)
     first, turn = drawn & 3, 1 + (drawn >> 2)  # in bits: 1 for the right one, 2 for the lower one; turned over is one
-    corners = np.arange(0, height - 1, 2)[:, np.newaxis] * width + np.arange(0, width - 1, 2)
-    places = np.array([0, 1, width, width + 1])
+    corners, places = _positions(height, width)
     flat = np.ascontiguousarray(noisy).reshape(channels, -1)
-    one, other = (flat.take(corners + places[pixel], axis=1) for pixel in (first, first ^ turn))
+    one, other = (flat.take(corners + places.take(pixel), axis=1) for pixel in (first, first ^ turn))
     return one, other
+
+
+@lru_cache(maxsize=16)
+def _positions(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """In a flattened image: of each cell's first pixel, and from there to its four."""
+    corners = np.arange(0, height - 1, 2)[:, np.newaxis] * width + np.arange(0, width - 1, 2)
+    return corners, np.array([0, 1, width, width + 1])
