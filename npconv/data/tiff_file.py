@@ -8,9 +8,7 @@ levels, thumbnails, masks) are left out. A file that was cut off is an error, wh
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import threading
 import warnings
 from collections.abc import Iterator
@@ -29,10 +27,10 @@ from .layouts import MOST_CHANNELS, Layout
 from .sizes import FREE_BYTES, MOST_DEFLATED, check_growth
 from .tiff_codecs import segments_are_decoded
 from .tiff_descriptions import check_description
-from .tiff_directories import MAX_UNLIKE, REDUCED_OR_MASK, Directories, directories
+from .tiff_directories import REDUCED_OR_MASK, directories
+from .tiff_series import series_of
 
 MIN_IS_WHITE, PALETTE = 0, 3  # values of the tag PhotometricInterpretation
-_PARSED_WHOLE = ("lsm", "fluoview", "stk", "sis", "svs", "scn", "qpi", "ndpi", "bif", "avs", "eer", "philips", "nih")
 _SLIDES = ("svs", "ndpi", "bif", "scn", "qpi", "avs", "philips", "indica")  # tifffile's names of slide scanners' files
 _logging = threading.RLock()
 
@@ -76,66 +74,8 @@ def tiff_file(path: Path) -> Any:
 
     Micro-Manager's formats look for files beside this one; of ScanImage's, tifffile guesses where pages may be.
     """
-    return _of_alike_pages(require("tifffile").TiffFile)(
-        path, _multifile=False, is_mmstack=False, is_ndtiff=False, is_scanimage=False
-    )
-
-
-@lru_cache(maxsize=1)
-def _of_alike_pages(base: Any) -> Any:
-    """tifffile's class, but for how pages that no description orders are gathered: it compares each with all others."""
-
-    class OfAlikePages(base):  # type: ignore[misc]
-        def _series_generic(self) -> Any:
-            if len(self.pages) <= MAX_UNLIKE:
-                return super()._series_generic()
-            kept = getattr(self, "kept_pages", None)
-            return self._series_uniform() if kept is None else [self._series_of(kept)]
-
-        def _series_of(self, numbers: list[int]) -> Any:
-            """Those pages, all of which must be like the first, as one series; RuntimeError if they are not."""
-            self.pages.useframes = True
-            self.pages.set_keyframe(0)
-            first = self.pages.first
-            pages = self.pages._getlist(numbers, validate=True)
-            self.copies_left_out = len(self.pages) - len(pages)
-            series = require("tifffile").TiffPageSeries
-            return series(pages, (len(pages), *first.shape), first.dtype, "I" + first.axes, kind="uniform")
-
-    return OfAlikePages
-
-
-def _series(path: Path, file: Any, held: Directories) -> list[Any]:
-    """The series of pages; of very many pages, only those kinds of files for which tifffile does not parse each one.
-
-    Of these, smaller copies and masks are left out before the pages are compared: LSM files have one after each page.
-    """
-    count = len(held.reduced)
-    if count > MAX_UNLIKE:
-        file.__dict__.update({f"is_{kind}": False for kind in _PARSED_WHOLE})
-        # Written a page at a time, each page is a series of its own.
-        if file.is_shaped and _said_size(held.description) < (count - MAX_UNLIKE) * held.areas[0]:
-            file.__dict__["is_shaped"] = False
-        kept = [number for number, reduced in enumerate(held.reduced) if number == 0 or not reduced]
-        if 1 < len(kept) < count and not file.is_shaped:
-            file.kept_pages = kept
-            file.__dict__["is_uniform"] = False  # asks for a few pages only
-    try:
-        found = list(file.series)
-        if getattr(file, "copies_left_out", 0):
-            _warn_of_copies(path, file.copies_left_out)
-        return found
-    except RuntimeError as error:  # of pages that should be like the first
-        many = f"of more than {MAX_UNLIKE:,} pages all must be alike" if count > MAX_UNLIKE else "they are not alike"
-        raise ValueError(f"its pages do not fit together, {many}: {error}") from error
-
-
-def _said_size(description: bytes) -> int:
-    """How many values the description that tifffile writes tells of, 0 if it tells of none."""
-    try:
-        return math.prod(json.loads(description.rstrip(b"\0"))["shape"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return 0
+    tifffile = require("tifffile")
+    return tifffile.TiffFile(path, _multifile=False, is_mmstack=False, is_ndtiff=False, is_scanimage=False)
 
 
 @contextmanager
@@ -185,7 +125,7 @@ def _remembered(path: Path, size: int, _: tuple[int, int]) -> Contents:
     held = directories(path)
     with opened_tiff(path) as file:
         check_description(file.pages[0].description, held)
-        series = _kept_series(path, _series(path, file, held))
+        series = _kept_series(path, *series_of(file, held))
         first, key = series[0], series[0].keyframe
         image, dtype = as_read(key)
         why = special(key)
@@ -218,13 +158,18 @@ def check_page(file: Any, page: Any, growth: int = MOST_DEFLATED, free: int = FR
     check_growth(size, held, f"page {page.index + 1}", growth, free)
 
 
-def _kept_series(path: Path, found: list[Any]) -> list[Any]:
-    """The series of pages that are no smaller copies; ValueError if they are not alike."""
+def _kept_series(path: Path, found: list[Any], left_out: int) -> list[Any]:
+    """The series of pages that are no smaller copies, besides those `left_out`, of which there is a warning.
+
+    ValueError if they are not alike.
+    """
     first, *others = found
     copies = first.is_pyramidal and first.kind in _SLIDES  # the rest is a thumbnail and a label
     kept = [first, *(part for part in others if not copies and not part.keyframe.subfiletype & REDUCED_OR_MASK)]
-    if len(kept) <= len(others):
-        _warn_of_copies(path, len(others) + 1 - len(kept))
+    left_out += len(found) - len(kept)
+    if left_out:
+        told = f"{left_out} of its images {'is' if left_out == 1 else 'are'} left out"
+        warnings.warn(f"{path}: {told}: smaller copies or masks of the first one", stacklevel=5)
     kinds: dict[str, list[Any]] = {}
     for part in kept:
         (channels, height, width), dtype = as_read(part.keyframe)
@@ -238,11 +183,6 @@ def _kept_series(path: Path, found: list[Any]) -> list[Any]:
         )
         raise ValueError(f"its pages must be alike, but are of different sizes or kinds: {told}")
     return kept
-
-
-def _warn_of_copies(path: Path, number: int) -> None:
-    told = f"{number} of its images {'is' if number == 1 else 'are'} left out"
-    warnings.warn(f"{path}: {told}: smaller copies or masks of the first one", stacklevel=6)
 
 
 def _pages_there(path: Path, file: Any, series: list[Any]) -> tuple[list[Any], int]:

@@ -15,8 +15,10 @@ from .file_array import FileArray
 from .layouts import Layout
 from .sizes import FREE_IMAGE, check_growth
 from .tiff import page_image
+from .tiff_directories import directories
 from .tiff_file import Contents, as_read, contents, opened_tiff, quiet, simplified, tiff_file
 from .tiff_segments import Segments
+from .tiff_series import series_of
 
 _RESOLUTION = ("XResolution", "YResolution")
 
@@ -103,7 +105,7 @@ def _said(path: Path, held: Contents, layout: Layout) -> Any:
     check_growth(size * held.dtype.itemsize, path.stat().st_size, "its pages", free=FREE_IMAGE)
     array = np.empty(shape, held.dtype)
     with opened_tiff(path) as file:
-        for place, page in enumerate(file.series[0].pages):
+        for place, page in enumerate(series_of(file, directories(path))[0][0].pages):
             image = page_image(path, file, page.index)
             stored.write(array, slice(place, place + 1), slice(None), slice(None), image[np.newaxis])
     return array.reshape(_as_said(held.stored, layout))

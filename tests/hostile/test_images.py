@@ -164,8 +164,8 @@ def test_exif_data_of_real_pictures_is_read(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype="u1")
     exif = image.Exif()
     exif[274], exif[271] = 6, "a camera"
-    exif.get_ifd(34_665)[37_500] = bytes(20_000)  # a maker's notes
-    exif.get_ifd(34_853)[1] = "N"
+    exif[34_665] = {37_500: bytes(20_000)}  # a maker's notes
+    exif[34_853] = {1: "N"}
     made = image.fromarray(rows)
     made.save(tmp_path / "a.png", exif=exif)
     made.save(tmp_path / "a.jpg", exif=exif)

@@ -85,6 +85,22 @@ def test_smaller_copies_between_very_many_pages_are_left_out(tmp_path: Path) -> 
         assert stack.shape == (2100, 1, 4, 4)
         found = stack.read(slice(2098, 2100), slice(None), slice(None))
     np.testing.assert_array_equal(found[1, 0].ravel(), np.frombuffer(path.read_bytes()[8:24], "u1"))
+    with open_stack(path, axes="NHW") as stack:
+        assert stack.shape == (2100, 1, 4, 4)
+        np.testing.assert_array_equal(stack.read(slice(2099, 2100), slice(None), slice(None)), found[1:])
+
+
+def test_very_many_pages_of_a_map_are_read(tmp_path: Path) -> None:
+    """With GeoTIFF's keys, by which newer versions of tifffile gather pages, comparing each with all others."""
+    path, count, keys = tmp_path / "a.tif", 4200, (34_735, "H", 4, (1, 1, 0, 0), True)
+    pages = np.arange(count * 4, dtype="u2").reshape(count, 2, 2)
+    with tifffile.TiffWriter(path) as file:
+        for page in pages:
+            file.write(page, photometric="minisblack", metadata=None, contiguous=False, extratags=[keys])
+    with open_stack(path) as stack:
+        assert stack.shape == (count, 1, 2, 2)
+        found = stack.read(slice(4100, count), slice(None), slice(None))
+    np.testing.assert_array_equal(found[:, 0], pages[4100:])
 
 
 # ---- pictures that shrink much ----
