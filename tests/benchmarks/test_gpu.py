@@ -77,7 +77,7 @@ worker.main({{**CONTENDERS, "cuda": Other, "cuda-graph": Wrong if {wrong} else O
 def on_standin(tmp_path: Path) -> Callable[..., tuple[str, str]]:
     """The command of a worker on the stand-in; skips where there is no emulator for the kernels."""
     if sys.platform != "linux" or shutil.which("g++") is None or np.lib.NumpyVersion(np.__version__) < "2.1.0":
-        pytest.skip("the kernels run on the CPU through g++ on Linux, which is not here")
+        pytest.skip("the kernels run on the CPU through g++ on Linux and NumPy 2.1, one of which is not here")
 
     def command(wrong: bool = False) -> tuple[str, str]:
         script, tests = tmp_path / "worker_on_standin.py", BENCHMARKS.parent / "tests" / "gpu"
