@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -244,6 +245,30 @@ def test_the_blas_has_one_thread_while_anyone_computes_and_its_own_number_after(
     while library.count != 4 and time.monotonic() < until:
         time.sleep(0.005)
     assert library.count == 4
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_blas_that_is_not_found_is_left_alone(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """threadpoolctl does not know all of them, such as Apple's Accelerate."""
+
+    class Found:
+        def __init__(self) -> None:
+            if broken:
+                raise AttributeError("no such function in this system's library")
+            self.lib_controllers: list[Library] = []
+
+    monkeypatch.setattr("threadpoolctl.ThreadpoolController", Found)
+    blas, computed = BlasThreads(), []
+    with contextlib.ExitStack() as stack:
+        if broken:
+            told = r"threads of NumPy's BLAS are not found.*\(AttributeError: no such function"
+            stack.enter_context(pytest.warns(RuntimeWarning, match=told))
+        for _ in range(2):
+            with blas.limited():
+                computed.append(True)
+    with blas.limited(), blas.limited():  # warned of once
+        computed.append(True)
+    assert len(computed) == 3 and blas.describe() == "BLAS: not recognised by threadpoolctl"
 
 
 def test_a_cache_that_threads_share_keeps_to_its_size(hasty: None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,8 +43,15 @@ class BlasThreads:
 
     def _found(self) -> list[Any]:
         if self._libraries is None:
-            found = self._find().lib_controllers
+            found, problem = [], None
+            try:
+                found = self._find().lib_controllers
+            except Exception as error:  # each system has a search of its own, by what the system has
+                problem = f"{type(error).__name__}: {error}"
             self._libraries = [library for library in found if library.user_api == "blas"]
+            if problem:
+                told = "the threads of NumPy's BLAS are not found, and may get in the way of npconv's"
+                warnings.warn(f"{told} ({problem})", RuntimeWarning, stacklevel=2)
         return self._libraries
 
     def set(self, count: int) -> None:
@@ -74,7 +82,12 @@ class BlasThreads:
         with self._lock:
             self.forget(who)
             self._last = time.monotonic()
-            if not self._asked() and self._before is not None and not self._restorer and max(self._before) > 1:
+            if (
+                not self._asked()
+                and self._before is not None
+                and not self._restorer
+                and max(self._before, default=1) > 1
+            ):
                 self._restore()
 
     def forget(self, who: _Limited) -> None:

@@ -25,10 +25,12 @@ pytestmark = pytest.mark.cpu
 
 Job = Callable[..., dict[str, Any]]
 
-# NumPy and the others look at the platform while they are imported, and are those of this one.
+# NumPy and the others look at the platform while they are imported, and are those of this one; threadpoolctl looks
+# when it searches for libraries.
 OTHERS = """
-import sys, os, mmap, select, signal, multiprocessing, multiprocessing.connection, subprocess, tempfile, shutil
+import sys, os, mmap, select, signal, multiprocessing, multiprocessing.connection, subprocess, tempfile, shutil, types
 import numpy, threadpoolctl, h5py
+threadpoolctl.sys = types.SimpleNamespace(**vars(sys))
 try: import PIL.Image, PIL.ImageOps, tifffile, matplotlib.figure, matplotlib.backends.backend_agg
 except ImportError: pass
 def without(module, *names):
@@ -174,7 +176,7 @@ def test_no_named_shared_memory_and_no_temporary_file_is_used(environment: Any, 
 
 
 def test_the_blas_of_numpy_is_one_that_its_threads_can_be_set_of() -> None:
-    """threadpoolctl before 3.5 does not know the OpenBLAS of NumPy 2: its threads would compete with the workers."""
+    """threadpoolctl before 3.5 did not know the OpenBLAS of NumPy 2: its threads would compete with the workers."""
     built = np.show_config(mode="dicts")
     assert isinstance(built, dict)
     if "openblas" not in str(built["Build Dependencies"]["blas"]["name"]):
