@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,23 @@ def test_a_run_by_time_that_validates_on_a_part_goes_on(
 
 
 # ---- signals ----
+@contextmanager
+def handled(number: int, how: Any) -> Iterator[None]:
+    """Within it the signal is handled so, whoever started the tests: nohup has it ignored."""
+    before = signal.signal(number, how)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def test_what_nohup_has_ignored_stays_ignored(folder: Path, tmp_path: Path) -> None:
+    with handled(signal.SIGHUP, signal.SIG_IGN), signal_in_step(3, signal.SIGHUP):
+        assert run(folder, tmp_path / "run") == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    assert read(tmp_path / "run" / "checkpoint.h5").state["finished"]
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_it_like_ctrl_c(
     number: int,
@@ -120,7 +139,7 @@ def test_a_signal_ends_it_like_ctrl_c(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And once, though it comes twice: the last checkpoint is written, and the message."""
-    before, written, kept = signal.getsignal(number), checkpoint_file.whole_file, train.Training._kept
+    written, kept = checkpoint_file.whole_file, train.Training._kept
 
     def write_again(path: Path) -> Any:
         if path.exists():
@@ -133,9 +152,9 @@ def test_a_signal_ends_it_like_ctrl_c(
 
     monkeypatch.setattr(checkpoint_file, "whole_file", write_again)
     monkeypatch.setattr(train.Training, "_kept", tell_again)
-    with signal_in_step(3, number):
+    with handled(number, signal.SIG_DFL), signal_in_step(3, number):
         assert run(folder, tmp_path / "run") == status
-    assert signal.getsignal(number) is before
+        assert signal.getsignal(number) is signal.SIG_DFL
     assert capsys.readouterr().err.startswith("npconv train: terminated: no epoch had ended, so nothing was saved; ")
     assert read(tmp_path / "run" / "checkpoint.h5").state["progress"]["epoch"]["steps"] == 3
 
