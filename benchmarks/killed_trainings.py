@@ -10,8 +10,9 @@ import numpy as np
 from same_bits import differences, lost
 
 import npconv as nc
-from npconv import checkpoint_file, data
-from npconv.checkpoint_file import Checkpoint
+from npconv import data
+from npconv.checkpoints import file as checkpoint_file
+from npconv.checkpoints.file import Checkpoint
 from npconv.cli import main as npconv_main
 
 SIZES = ("--network", "strided", "--channels", "4", "--patches", "96", "--validation-pairs", "8", "--batch-size", "8",

@@ -32,7 +32,8 @@ from typing import Any
 
 from killed_trainings import Training, all_of, place
 
-from npconv import checkpoint_file, pictures
+from npconv import pictures
+from npconv.checkpoints import file as checkpoint_file
 
 STAGES = ("before writing", "half written", "written, not named", "just named")
 PATIENCE = 10.0  # seconds for worker processes to notice that their parent is gone

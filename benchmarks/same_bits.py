@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from npconv import checkpoint_file
-from npconv.checkpoint_file import Checkpoint
+from npconv.checkpoints import file as checkpoint_file
+from npconv.checkpoints.file import Checkpoint
 
 WALL_CLOCK = ("seconds", "passed", "report", "end", "share")  # what two equal runs differ in
 OF_THE_CALL = ("options.json",)  # it says where the run was

@@ -26,7 +26,7 @@ from .schedules import Schedule
 from .training import CollapseWatch
 
 if TYPE_CHECKING:
-    from .checkpoints import Keeper
+    from .checkpoints.writing import Keeper
     from .model import Model
 
 CHECK_EVERY = 200  # steps between looks for a collapse within an epoch

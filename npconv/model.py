@@ -14,7 +14,15 @@ from . import checks, networks
 from .backends import backend, to_numpy
 from .backends.base import Array
 from .backends.geometry import IntOrPair
-from .checkpoints import CheckpointFile, Keeper, where_and_when
+from .checkpoints import CheckpointFile, Keeper, Resumed, where_and_when
+from .checkpoints.generators import describe
+from .checkpoints.loss_and_optimizer import (
+    describe_loss_and_optimizer,
+    rebuild_loss,
+    rebuild_optimizer,
+    training_in,
+)
+from .checkpoints.same_training import describe as describe_fit
 from .data.pairs import Pairs
 from .epochs import Clock, Course, Epoch
 from .exclusive import trains_alone
@@ -26,11 +34,7 @@ from .optim import SGD, Adam, Optimizer
 from .ownership import is_written_by
 from .prediction import Collected, network_input, predict_regions
 from .random import generator_or_default
-from .resuming import Resumed
-from .same_training import describe as describe_fit
 from .schedules import OneCycleLR, Schedule
-from .stored_generators import describe
-from .stored_training import describe_loss_and_optimizer, rebuild_loss, rebuild_optimizer, training_in
 from .training import CollapseWatch, Crew, TrainingCollapsed
 from .validation import Figures, figures
 from .weights import load, load_into, save

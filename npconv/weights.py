@@ -10,12 +10,13 @@ checked before HDF5's library sees it (hdf5_structure), and what it asks for bef
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ from .name_order import by_modules
 from .whole_file import whole_file
 
 FORMAT, VERSION = "npconv", 1
+_BLOCK = 1 << 20  # bytes by which a file grows in memory
+
+_numbers = itertools.count(1)
 
 
 def save(network: Module, path: str | os.PathLike[str], *, training: dict[str, Any] | None = None) -> None:
@@ -46,16 +50,38 @@ def save(network: Module, path: str | os.PathLike[str], *, training: dict[str, A
     """
     if not isinstance(network, Module):
         raise TypeError(f"network (={network!r}) must be a Module; a Model has a save of its own")
-    description, beside = architecture(network), json.dumps(training)
-    if len(beside) > MAX_TEXT:
-        raise WeightsFileError(f"{path} cannot be written: training is {len(beside):,} letters, {MAX_TEXT:,} at most")
+    letters = len(json.dumps(training))
+    if letters > MAX_TEXT:
+        raise WeightsFileError(f"{path} cannot be written: training is {letters:,} letters, {MAX_TEXT:,} at most")
     with _written(_checked(path)) as file:
-        file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
-        file.attrs["architecture"], file.attrs["training"] = json.dumps(description), beside
-        file.attrs["checksum"] = _checksum(file)
-        for group, arrays in _groups(network).items():
-            for name, values in arrays.items():
-                _write(_group(file, group), name, to_numpy(values))
+        _fill(file, architecture(network), training, _groups(network))
+
+
+def image(network: Module, training: dict[str, Any]) -> bytes:
+    """The bytes of a file such as `save` writes, put together in memory: of the network as it is now.
+
+    A disk that refuses them gives a plain error of the system.
+    """
+    return _image(architecture(network), training, _groups(network))
+
+
+def _image(description: Any, training: Any, groups: Mapping[str, Mapping[str, Any]]) -> bytes:
+    name = f"npconv-{next(_numbers)}"  # of no file, but HDF5 wants each that is open to have its own
+    with h5py.File(name, "w", driver="core", backing_store=False, block_size=_BLOCK, track_order=False) as file:
+        _fill(file, description, training, groups)
+        file.flush()
+        whole: bytes = file.id.get_file_image()
+    return whole
+
+
+def _fill(file: Any, description: Any, training: Any, groups: Mapping[str, Mapping[str, Any]]) -> None:
+    """The attributes of a file, and arrays by group and name."""
+    file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
+    file.attrs["architecture"], file.attrs["training"] = json.dumps(description), json.dumps(training)
+    file.attrs["checksum"] = _checksum(file)
+    for group, arrays in groups.items():
+        for name, values in arrays.items():
+            _write(_group(file, group), name, to_numpy(values))
 
 
 def _checksum(file: Any) -> int:

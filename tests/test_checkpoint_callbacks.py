@@ -108,7 +108,7 @@ def test_numbers_of_numpy(tmp_path: Path) -> None:
     numbers = {"batch_size": np.int64(4), "seed": np.int64(5), "num_epochs": np.int64(2)}
     model = case.model()
     case.train(model, tmp_path, **numbers, checkpoint=path, checkpoint_every=np.int64(1))
-    assert json.loads(json.dumps(nc.checkpoint_file.read(path).state["fit"]))["batch_size"] == 4
+    assert json.loads(json.dumps(nc.checkpoints.file.read(path).state["fit"]))["batch_size"] == 4
     again = case.model()
     case.train(again, tmp_path, **numbers, resume_from=path)
     assert result(again) == result(model)
@@ -141,7 +141,7 @@ def test_a_finished_training_in_another_file(tmp_path: Path) -> None:
     model = case.model()
     case.train(model, tmp_path, checkpoint=path)
     case.train(case.model(), tmp_path, resume_from=path, checkpoint=other)
-    ours, theirs = (nc.checkpoint_file.read(each) for each in (path, other))
+    ours, theirs = (nc.checkpoints.file.read(each) for each in (path, other))
     assert theirs.state == ours.state and theirs.state["finished"]
     for name, array in ours.arrays["parameters"].items():
         np.testing.assert_array_equal(on_host(array), theirs.arrays["parameters"][name])

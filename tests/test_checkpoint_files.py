@@ -19,10 +19,11 @@ import h5py
 import numpy as np
 import pytest
 from devices import on_host
+from small_disks import fill, mounted, remount
 
 import npconv as nc
 from npconv import whole_file as files
-from npconv.checkpoint_file import read
+from npconv.checkpoints.file import read
 from npconv.whole_file import remove_parts, whole_file
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8), dtype=np.uint8)
@@ -60,19 +61,6 @@ def weights(trained: nc.Model) -> list[bytes]:
 
 
 # ---- a disk that does not take it ----
-@contextlib.contextmanager
-def mounted(place: Path, options: str) -> Iterator[None]:
-    """A small file system at `place`; skipped where that is not allowed."""
-    command = ["mount", "-t", "tmpfs", "-o", options, "npconv-test", str(place)]
-    done = subprocess.run(command, capture_output=True, check=False) if shutil.which("mount") else None
-    if done is None or done.returncode != 0:
-        pytest.skip("no file system can be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
-
-
 def refused_in_the_middle(place: Path, refuse: Any, message: str) -> None:
     """Train with a checkpoint in `place`, which after 4 steps takes no more: the one before that stays.
 
@@ -99,13 +87,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
     place = tmp_path / "full"
     place.mkdir()
     with mounted(place, "size=512k"):
-
-        def fill() -> None:
-            with contextlib.suppress(OSError), open(place / "filler", "wb", buffering=0) as file:
-                while True:
-                    file.write(bytes(4096))
-
-        refused_in_the_middle(place, fill, r"written: \[Errno 28\] No space left on device.*; the earlier one")
+        refused_in_the_middle(
+            place, lambda: fill(place), r"written: \[Errno 28\] No space left on device.*; the earlier one"
+        )
         (place / "filler").unlink()
         alone, resumed = model(64), model(64)
         train(alone)
@@ -117,10 +101,7 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
     place = tmp_path / "read-only"
     place.mkdir()
     with mounted(place, "size=4m"):
-        remount = ["mount", "-o", "remount,ro", str(place)]
-        refused_in_the_middle(
-            place, lambda: subprocess.run(remount, check=True), r"Read-only file system.*; the earlier one stays"
-        )
+        refused_in_the_middle(place, lambda: remount(place, "ro"), r"Read-only file system.*; the earlier one stays")
         with pytest.raises(nc.FileFormatError, match="Read-only file system"):
             train(model(), checkpoint=place / "new.h5", batch_callback=lambda *_: pytest.fail("a step"))
 

@@ -52,7 +52,7 @@ def test_ctrl_c_leaves_a_checkpoint(moment: str, tmp_path: Path, monkeypatch: py
         options = at(moment, signalled(signal.SIGINT), patch)
         OWN.train(stopped, tmp_path, checkpoint=path, checkpoint_every=100, **options)
     assert signal.getsignal(signal.SIGINT) is handler and sorted(tmp_path.iterdir()) == [path]
-    progress = nc.checkpoint_file.read(path).state["progress"]
+    progress = nc.checkpoints.file.read(path).state["progress"]
     steps = {"step": 4, "draw": 2, "validation": 3, "callback": 3, "batch_callback": 4}[moment]
     assert 3 * progress["done"] + (progress["epoch"] or {"steps": 0})["steps"] == steps
     for model in (stopped, OWN.model()):  # a step that had begun was ended: the model in memory fits
@@ -72,7 +72,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path, monkeypatch: pytest.Monke
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         OWN.train(model, tmp_path, checkpoint=path, checkpoint_every=100, **at("step", twice, patch))
-    progress = nc.checkpoint_file.read(path).state["progress"]
+    progress = nc.checkpoints.file.read(path).state["progress"]
     assert ended == [] and progress["epoch"] is None  # the one of the beginning: half a step is none
 
 
@@ -90,7 +90,7 @@ def test_handlers_of_ones_own_are_called_after_the_step(tmp_path: Path, monkeypa
         assert signal.getsignal(signal.SIGTERM) is leave
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert nc.checkpoint_file.read(path).state["progress"]["epoch"]["steps"] == 1
+    assert nc.checkpoints.file.read(path).state["progress"]["epoch"]["steps"] == 1
 
 
 def test_in_a_thread(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_the_best_network_is_kept(tmp_path: Path) -> None:
     model = case.model()
     case.train(model, tmp_path, checkpoint=path, callback=lambda _: states.append(model.network.state_dict()))
     best = max(range(6), key=lambda i: model.history[i].psnr or 0)
-    contents = nc.checkpoint_file.read(path)
+    contents = nc.checkpoints.file.read(path)
     assert contents.state["best_psnr"] == model.history[best].psnr
     for name, array in contents.arrays["best.parameters"].items():
         np.testing.assert_array_equal(array, on_host(states[best][name]))
@@ -150,14 +150,14 @@ def test_a_checkpoint_is_a_model_too(tmp_path: Path) -> None:
 def test_how_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case, path = CASES["arrays"], tmp_path / "c.h5"
     written: list[tuple[int, int]] = []
-    original = nc.checkpoint_file.write
+    original = nc.checkpoints.file.write
 
     def note(where: Path, state: dict[str, Any], *rest: Any) -> None:
         epoch = state["progress"]["epoch"]
         written.append((state["progress"]["done"], 0 if epoch is None else epoch["steps"]))
         original(where, state, *rest)
 
-    monkeypatch.setattr(nc.checkpoint_file, "write", note)
+    monkeypatch.setattr(nc.checkpoints.file, "write", note)
     for every, expected in (
         (None, [(0, 0), (1, 0), (2, 0), (3, 0), (3, 0)]),
         (2, [(0, 0), (2, 0), (3, 0)]),
@@ -167,7 +167,8 @@ def test_how_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         written.clear()
         case.train(case.model(), tmp_path, num_epochs=3, checkpoint=path, checkpoint_every=every)
         assert written == expected, every
-    monkeypatch.setattr(nc.checkpoints, "now", iter(range(1000)).__next__)  # each look at the clock is a second later
+    each_look_a_second_later = iter(range(1000)).__next__
+    monkeypatch.setattr(nc.checkpoints.writing, "now", each_look_a_second_later)
     written.clear()
     case.train(case.model(), tmp_path, num_epochs=1, checkpoint=path, checkpoint_every="2s")
     assert written == [(0, 0), (0, 2), (1, 0)]
@@ -337,7 +338,7 @@ def test_the_time_used_so_far_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
 # ---- generators ----
 @pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
 def test_generators_as_plain_data(kind: str) -> None:
-    from npconv.stored_generators import describe, rebuild
+    from npconv.checkpoints.generators import describe, rebuild
 
     generator = np.random.Generator(getattr(np.random, kind)([5, 2**70]))
     generator.standard_normal(3), generator.random(dtype="float32"), generator.spawn(2)
@@ -351,11 +352,11 @@ def test_a_collapse_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
     case, path = Case(optimizer=lambda network: nc.SGD(network.parameters(), lr=1e20)), tmp_path / "c.h5"
     with pytest.raises(nc.TrainingCollapsed):
         case.train(case.model(), tmp_path, checkpoint=path)
-    assert nc.checkpoint_file.read(path).state["progress"]["epoch"] is None
+    assert nc.checkpoints.file.read(path).state["progress"]["epoch"] is None
 
 
 def test_notes_are_kept(tmp_path: Path) -> None:
     case = CASES["arrays"]
     case.train(case.model(), tmp_path, checkpoint=CheckpointFile(tmp_path / "c.h5", {"who": "Müller"}))
     case.train(case.model(), tmp_path, num_epochs=3, resume_from=tmp_path / "c.h5")
-    assert nc.checkpoint_file.read(tmp_path / "c.h5").state["notes"] == {"who": "Müller"}
+    assert nc.checkpoints.file.read(tmp_path / "c.h5").state["notes"] == {"who": "Müller"}

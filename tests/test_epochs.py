@@ -101,13 +101,13 @@ def test_writing_a_checkpoint_is_no_part_of_a_step(
     clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the step after it would seem to take longer than what is left of the time."""
-    write = nc.checkpoint_file.write
+    write = nc.checkpoints.file.write
 
     def slow(*arguments: Any) -> None:
         clock.time += 4
         write(*arguments)
 
-    monkeypatch.setattr(nc.checkpoint_file, "write", slow)
+    monkeypatch.setattr(nc.checkpoints.file, "write", slow)
     options = {"seconds": 30, "batch_size": 4, "seed": 0, "checkpoint": tmp_path / "c.h5"}
     for every in range(16, 20):  # one at the beginning, and one in time
         trained, before = model(), len(clock.steps)

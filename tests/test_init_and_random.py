@@ -12,7 +12,8 @@ import pytest
 from devices import on_host
 
 import npconv as nc
-from npconv import init, stored_generators
+from npconv import init
+from npconv.checkpoints import generators
 from npconv.random import generator_or_default
 
 SHAPE = (64, 32, 5, 5)
@@ -143,11 +144,11 @@ def test_the_default_generator() -> None:
 def test_a_stored_generator_has_arrays_only_where_it_had_some(kind: Any) -> None:
     generator = np.random.Generator(kind(1))
     generator.random(3, "float32")
-    described = json.loads(json.dumps(stored_generators.describe(generator)))
-    again = stored_generators.rebuild(described)
+    described = json.loads(json.dumps(generators.describe(generator)))
+    again = generators.rebuild(described)
     assert (again.random(5, "float32") == generator.random(5, "float32")).all()
     name = "pos" if kind is np.random.MT19937 else "has_uint32"
     place = described["state"]["state"] if name == "pos" else described["state"]
     place[name] = [place[name]]
     with pytest.raises(ValueError, match=r"a generator cannot be rebuilt: TypeError.*must be a number"):
-        stored_generators.rebuild(described)
+        generators.rebuild(described)

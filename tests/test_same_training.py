@@ -13,7 +13,7 @@ from checkpoint_cases import CASES, Case, images, result
 
 import npconv as nc
 from npconv import data
-from npconv.same_training import describe, optimizer_misfits
+from npconv.checkpoints.same_training import describe, optimizer_misfits
 
 
 # ---- what has computed it ----
@@ -98,9 +98,9 @@ def test_nothing_of_the_file_is_held_once_it_is_restored(tmp_path: Path, monkeyp
     """It would be another copy of network and optimizer for as long as the training lasts."""
     case, path = CASES["arrays"], tmp_path / "c.h5"
     case.train(case.model(), tmp_path, num_epochs=1, checkpoint=path)
-    read, held, alive = nc.checkpoint_file.read, [], []
+    read, held, alive = nc.checkpoints.file.read, [], []
 
-    def watched(where: Any) -> nc.checkpoint_file.Checkpoint:
+    def watched(where: Any) -> nc.checkpoints.file.Checkpoint:
         contents = read(where)
         for group in ("parameters", "gradients", "optimizer"):
             held.extend(map(weakref.ref, contents.arrays[group].values()))
@@ -109,6 +109,6 @@ def test_nothing_of_the_file_is_held_once_it_is_restored(tmp_path: Path, monkeyp
     def count(*_: object) -> None:
         alive.append(sum(reference() is not None for reference in held))
 
-    monkeypatch.setattr(nc.checkpoint_file, "read", watched)
+    monkeypatch.setattr(nc.checkpoints.file, "read", watched)
     case.train(case.model(), tmp_path, resume_from=path, batch_callback=count)
     assert len(held) == 4 + 4 + 8 and alive == [0, 0, 0]

@@ -65,6 +65,23 @@ def test_the_file_has_the_promised_attributes_groups_and_checksums(tmp_path: Pat
     assert found["parameters/0.weight"][1:] == ((4, 3, 3, 3), np.float32)
 
 
+def test_an_image_in_memory_is_the_file_and_does_not_change(tmp_path: Path) -> None:
+    network = trained(net())
+    nc.save(network, tmp_path / "saved.h5", training={"loss": None})
+    image = weights.image(network, {"loss": None})
+    for parameter in network.parameters():
+        parameter.data += 1  # a later step
+    (tmp_path / "image.h5").write_bytes(image)
+    saved, ours = (h5py.File(tmp_path / name) for name in ("saved.h5", "image.h5"))
+    with saved, ours:
+        assert dict(saved.attrs) == dict(ours.attrs)
+        for group in ("parameters", "gradients", "buffers"):
+            assert list(saved[group]) == list(ours[group])
+            assert all(saved[group][name][...].tobytes() == ours[group][name][...].tobytes() for name in saved[group])
+    assert datasets(tmp_path / "saved.h5") == datasets(tmp_path / "image.h5")
+    assert repr(nc.load(tmp_path / "image.h5")) == repr(net())
+
+
 def test_the_architecture_is_plain_data_that_rebuilds_the_network() -> None:
     text = json.dumps(weights.architecture(net()))
     assert repr(weights.build(json.loads(text))) == repr(net())

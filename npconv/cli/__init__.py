@@ -68,6 +68,8 @@ def _main(argv: Sequence[str] | None) -> int:
         return _failed("npconv", error)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
+        # A disk may be full twice, in the same words; last, so that what Python was told about warnings comes first.
+        warnings.filterwarnings("always", "training goes on", append=True)
         return _run(f"npconv {args.command}", args)
 
 

@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..checkpoints import Resumed
 from ..duration import in_words
-from ..resuming import Resumed
 from ..weights import WeightsFileError
 from .parser import Parser
 from .recipe import NEVER

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import math
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from time import perf_counter as now
 from typing import Any
@@ -13,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from ..backends import backend
-from ..checkpoint_file import BEST, NETWORK, misfits, put_into
-from ..checkpoints import CheckpointFile
+from ..checkpoints import CheckpointFile, Resumed
+from ..checkpoints.file import BEST, NETWORK, misfits, put_into
 from ..data import Pairs
 from ..duration import in_words
 from ..epochs import part_to_validate
 from ..extras import require
 from ..model import Epoch, Model
-from ..resuming import Resumed
 from ..schedules import Schedule
 from ..training import TrainingCollapsed
 from ..validation import figures
@@ -29,7 +29,7 @@ from .parser import add_command, check_backend
 from .progress import Bar, TimeBar, facts, show
 from .recipe import NEVER, describe_network, describe_options, fill_in, make_model, schedule_of
 from .resume import kept_options, open_run, take_over
-from .run_folder import RunFolder, is_whole, resume_command
+from .run_folder import NotWritten, RunFolder, is_up_to_date, resume_command
 from .sources import Images, Source, open_source
 from .termination import in_one_word, status_of, terminable
 from .train_options import add_options
@@ -67,13 +67,14 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     fill_in(args)
     goes_on_here = args.resume is not None and args.output.resolve() == args.resume.resolve()
     over = run is not None and run.finished and (args.epochs, args.time) == run.length
-    if run is not None and over and goes_on_here and is_whole(args.output):
+    if run is not None and over and goes_on_here and is_up_to_date(args.output, run.history):
         return lambda: _nothing_to_do(args, run)
     source = open_source(args)
     model = make_model(args, source.image_shape[0])
     _check_multiple(args, model, source)
     schedule = schedule_of(args, model.optimizer, source.count)
-    folder = RunFolder(args.output, args.overwrite or goes_on_here, _plain(args))
+    keeps = args.checkpoint_every != NEVER
+    folder = RunFolder(args.output, args.overwrite or goes_on_here, _plain(args), keeps)
     return lambda: Training(args, model, schedule, source, folder, run, changes).run()
 
 
@@ -130,6 +131,7 @@ class Training:
         notes = {"command": "train", "options": kept_options(_plain(args))}
         self.checkpoint = CheckpointFile(folder.checkpoint, notes) if keeps else None
         self.noisy: tuple[float, float] | None = None  # both PSNRs of the validation input
+        self.checkpoints_seen = 0  # after each one the folder is looked at
         self.bar: Bar | TimeBar | None = None
         self.total_loss: float | None = None  # of the steps of this epoch
         self.started = 0.0  # by the clock, once training has
@@ -146,11 +148,14 @@ class Training:
                     self.resumed.release()  # training reads the file for itself
                 self._train(pairs)
                 self._restore_folder()
+                self.folder.write()
             except KeyboardInterrupt as interrupt:
                 print(f"npconv train: {in_one_word(interrupt)}: {self._kept()}", file=sys.stderr)
                 return status_of(interrupt)
             except TrainingCollapsed as error:
                 raise TrainingCollapsed(f"training has collapsed: {error} So far {self._held()}.") from error
+            except NotWritten as error:
+                raise NotWritten(f"training is finished, but {error}; {self._left()}") from error
             except Exception:
                 if self._begun:
                     print(f"npconv train: stopped by an error: {self._kept()}", file=sys.stderr)
@@ -170,16 +175,24 @@ class Training:
         goes_on = self._begun and self.checkpoint is not None and self.folder.checkpoint.is_file()
         return f"{self._held()}; {self.folder.resume_command} goes on" if goes_on else self._held()
 
+    def _left(self) -> str:
+        """Where there is what a finished run could not write, in words."""
+        file = self.folder.checkpoint
+        if self.checkpoint is None or not file.is_file():
+            return self.folder.kept()
+        return f"{file} has it all, and {self.folder.resume_command} writes it"
+
     def _held(self) -> str:
         """What the folder holds of a run that has begun, in words."""
         with contextlib.suppress(OSError):  # another error may be about to be told; the checkpoint has it all
             self._restore_folder()
+            self.folder.write()
         return self.folder.kept()
 
     def _restore_folder(self) -> None:
         """Of a run that is resumed: the best epoch so far, and the history, whatever has come after the checkpoint.
 
-        Not before training has found that all fits: until then, the folder stays as it is.
+        Not before training has found that all fits: until then, the folder stays as it is, and it is not written here.
         """
         if self.best_before is not None and self.resumed is not None:
             self._follow_part(self.resumed.history[-1])
@@ -222,6 +235,9 @@ class Training:
     # ---- what the user sees ----
     def _batch_done(self, step: int, batches: int, loss: float) -> None:
         self._restore_folder()
+        if self.checkpoint is not None and self.checkpoint.written > self.checkpoints_seen:
+            self.checkpoints_seen = self.checkpoint.written
+            self.folder.update()  # what takes a checkpoint may take what it has refused before
         # Of an epoch that is resumed in its middle, the first loss stands for those before it.
         self.total_loss = loss * step if step == 1 or self.total_loss is None else self.total_loss + loss
         count = 1
@@ -248,8 +264,6 @@ class Training:
     def _epoch_done(self, epoch: Epoch) -> None:
         self._restore_folder()
         self._follow_part(epoch)
-        if self.checkpoint is None and self.folder.best is None:
-            self.folder.checkpoint.unlink(missing_ok=True)  # of an earlier run, which is being overwritten now
         best = self.folder.record(epoch, self.model, self.validation, self.noisy)
         self._show_above_bar(
             f"{epoch.epoch:>5}  {epoch.loss:.5f}  {epoch.validation_mse:>14.5f}  {epoch.psnr:>6.2f} dB"
@@ -304,10 +318,16 @@ class Training:
         self._show(f"next: npconv denoise IMAGE --model {self.folder.model}")
 
     def _show_above_bar(self, text: str) -> None:
-        if self.bar is not None and not self.args.quiet:
-            self.bar.print(text)
-        else:
-            self._show(text)
+        """A line of a training under way, which a log on a full disk must not end; at its end it is an error."""
+        try:
+            if self.bar is not None and not self.args.quiet:
+                self.bar.print(text)
+            else:
+                self._show(text)
+        except BrokenPipeError:  # who reads it has gone, and wants no more
+            raise
+        except OSError as error:
+            warnings.warn(f"training goes on, but no more of it is shown: {error}", stacklevel=2)
 
     def _show(self, text: str) -> None:
         show(text, not self.args.quiet)

@@ -16,7 +16,7 @@ import pytest
 from train_runs import SMALL, few_leaves, make_data, plain_pictures, resume, run, signal_in_step
 
 import npconv
-from npconv.checkpoint_file import read
+from npconv.checkpoints.file import read
 from npconv.cli import main
 from npconv.cli.run_folder import FILES
 from npconv.cli.train import Training
@@ -115,7 +115,7 @@ def test_the_arrays_of_the_checkpoint_are_not_held(
     assert run(folder, tmp_path / "run", "--epochs", "1") == 0
     held, alive, batch_done = [], [], Training._batch_done
 
-    def watched(where: Any) -> npconv.checkpoint_file.Checkpoint:
+    def watched(where: Any) -> npconv.checkpoints.file.Checkpoint:
         contents = read(where)
         for group in ("parameters", "optimizer"):
             held.extend(map(weakref.ref, contents.arrays[group].values()))
@@ -125,7 +125,7 @@ def test_the_arrays_of_the_checkpoint_are_not_held(
         batch_done(self, *values)
         alive.append(sum(reference() is not None for reference in held))
 
-    monkeypatch.setattr(npconv.checkpoint_file, "read", watched)
+    monkeypatch.setattr(npconv.checkpoints.file, "read", watched)
     monkeypatch.setattr(Training, "_batch_done", count)
     assert resume(tmp_path / "run", "--epochs", "2") == 0
     assert held and alive == [0] * 6

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from train_runs import SMALL, few_leaves, make_data, plain_pictures, resume, run, signal_in_step
 
-from npconv import checkpoint_file, epochs
-from npconv.checkpoint_file import read
+from npconv import epochs
+from npconv.checkpoints import file as checkpoint_file
+from npconv.checkpoints.file import read
 from npconv.cli import main, train
 from npconv.cli.run_folder import FILES
 from npconv.cli.sources import open_source

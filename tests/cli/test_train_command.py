@@ -297,13 +297,13 @@ def test_the_bar_has_room_for_loss_and_psnr_in_80_columns(capsys, monkeypatch):
 STEP = "train_batch" if npconv.backend().shares_batch else "_step"  # a device need not wait for the loss
 
 
-def interrupt_in_epoch(monkeypatch, number: int) -> None:
-    """Ctrl-C during the epoch with this number."""
+def interrupt_in_epoch(monkeypatch, number: int, error: BaseException | None = None) -> None:
+    """Ctrl-C, or an error, during the epoch with this number."""
     original = getattr(Model, STEP)
 
     def train_batch(self, x, t):
         if len(self.history) + 1 == number:
-            raise KeyboardInterrupt
+            raise error or KeyboardInterrupt
         return original(self, x, t)
 
     monkeypatch.setattr(Model, STEP, train_batch)
@@ -327,13 +327,19 @@ def test_ctrl_c_in_the_first_epoch_says_that_nothing_was_saved(train, tmp_path, 
 
 
 def test_ctrl_c_while_a_picture_is_written_leaves_whole_files(train, tmp_path, capsys, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
+    """All of them, as they are after that epoch."""
+    curves, presses = run_folder.pictures.curves, iter([KeyboardInterrupt])
+
+    def interrupted(*arguments):
+        for press in presses:
+            raise press
+        curves(*arguments)
 
     monkeypatch.setattr(run_folder.pictures, "curves", interrupted)
     error = only_error(capsys, train(), 130)
     assert "holds the best epoch, 1" in error
     assert len(rows(tmp_path / "run")) == 1 and isinstance(Model.load(tmp_path / "run" / "model.h5"), Model)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(run_folder.FILES)
 
 
 def test_a_collapse_reaches_the_user_in_plain_words(train, tmp_path, capsys):
@@ -343,27 +349,14 @@ def test_a_collapse_reaches_the_user_in_plain_words(train, tmp_path, capsys):
     assert not (tmp_path / "run" / "model.h5").exists()
 
 
-@pytest.mark.parametrize(
-    ("place", "kept"), [("model", "no epoch had ended, so nothing"), ("history", "best epoch, 1 (")]
-)
-def test_an_error_on_the_way_says_what_the_folder_holds(train, capsys, monkeypatch, place, kept):
-    """The disk is full when the first model is written, or the history of the second epoch."""
-    written = run_folder.RunFolder._write
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    def full_later(folder, *arguments):
-        (full if len(folder._history) == 2 else written)(folder, *arguments)
-
-    if place == "model":
-        monkeypatch.setattr(Model, "save", full)
-    else:
-        monkeypatch.setattr(run_folder.RunFolder, "_write", full_later)
-    status = train("--lr", "0")  # the first epoch stays the best
+def test_an_error_on_the_way_says_what_the_folder_holds(train, tmp_path, capsys, monkeypatch):
+    interrupt_in_epoch(monkeypatch, 2, MemoryError("of the second epoch"))
+    status = train("--lr", "0")
     first, second = capsys.readouterr().err.splitlines()
-    assert status == 1 and first.startswith("npconv train: stopped by an error: ") and kept in first
-    assert second == "npconv train: error: [Errno 28] No space left on device"
+    assert status == 1 and first.startswith(
+        f"npconv train: stopped by an error: {tmp_path / 'run' / 'model.h5'} holds the"
+    )
+    assert "best epoch, 1 (" in first and second == "npconv train: error: of the second epoch"
 
 
 def test_an_error_before_training_is_one_line(train, capsys, monkeypatch):

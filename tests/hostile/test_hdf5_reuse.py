@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import npconv as nc
-from npconv import architectures, checkpoint_file, data
+from npconv import architectures, data
+from npconv.checkpoints import file as checkpoint_file
 from npconv.data import hdf5_attributes
 from npconv.data.hdf5_chunks import CheckedChunks
 from npconv.data.stacks import open_stack

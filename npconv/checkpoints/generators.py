@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .module import Module
+from ..module import Module
 
 _BITS: dict[str, Any] = {
     kind.__name__: kind

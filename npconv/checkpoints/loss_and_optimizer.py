@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from . import weights
-from .losses import L1, MSE, Loss, MaskedMSE
-from .module import Module
-from .optim import SGD, Adam, Optimizer
-from .weights import WeightsFileError
+from .. import weights
+from ..losses import L1, MSE, Loss, MaskedMSE
+from ..module import Module
+from ..optim import SGD, Adam, Optimizer
+from ..weights import WeightsFileError
 
 LOSSES: dict[str, type[Loss]] = {"MSE": MSE, "L1": L1, "MaskedMSE": MaskedMSE}
 OPTIMIZERS: dict[str, type[Optimizer]] = {"SGD": SGD, "Adam": Adam}

@@ -12,21 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import checkpoint_file, epochs
-from .backends import backend
-from .checkpoint_file import BEST, NETWORK
-from .checkpoints import Keeper, settings
-from .data.rounds import Place
-from .epochs import Clock, Course, Epoch, Losses, UnderWay
-from .random import replace_default
+from .. import epochs
+from ..backends import backend
+from ..data.rounds import Place
+from ..epochs import Clock, Course, Epoch, Losses, UnderWay
+from ..random import replace_default
+from ..training import CollapseWatch, Crew
+from ..weights import WeightsFileError
+from . import file as checkpoint_file
+from .file import BEST, NETWORK
+from .generators import Held, check_held, check_room, hand_out, modules_of, rebuild, state_of
 from .same_training import differences, is_count, optimizer_misfits
-from .stored_generators import Held, check_held, check_room, hand_out, modules_of, rebuild, state_of
-from .training import CollapseWatch, Crew
-from .weights import WeightsFileError
+from .writing import Keeper, settings
 
 if TYPE_CHECKING:
-    from .model import Model
-    from .schedules import Schedule
+    from ..model import Model
+    from ..schedules import Schedule
 
 _MOST_WORKERS = 4096
 _NONSENSE = (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError)

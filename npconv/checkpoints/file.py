@@ -10,7 +10,6 @@ It is put together in memory and then written as a whole: what a full disk refus
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -20,20 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from . import weights
-from .backends import backend, to_numpy
-from .extras import h5py
-from .module import Module
-from .weights import FORMAT, VERSION, WeightsFileError, architecture
-from .whole_file import whole_file
+from .. import weights
+from ..backends import backend, to_numpy
+from ..module import Module
+from ..weights import WeightsFileError, architecture
+from ..whole_file import whole_file
 
 NETWORK = ("parameters", "gradients", "buffers")
 BEST = tuple(f"best.{group}" for group in NETWORK)
 _GROUPS = (*NETWORK, *BEST, "optimizer", "order")
 _STATE = "checkpoint"
-_BLOCK = 1 << 20  # bytes by which the file grows in memory
-
-_numbers = itertools.count(1)
 
 Arrays = dict[str, np.ndarray]
 
@@ -68,31 +63,16 @@ def write(
 
     Raises WeightsFileError if it cannot be written; an earlier one then stays as it was.
     """
-    image = _image(state, {**weights._groups(network), **arrays}, architecture(network), training)
+    text = {"state": np.frombuffer(json.dumps(state).encode(), np.uint8)}
+    groups: dict[str, Mapping[str, Any]] = {**weights._groups(network), **arrays, _STATE: text}
+    held = {group: {name: value for name, value in values.items() if value.size} for group, values in groups.items()}
+    image = weights._image(architecture(network), training, held)
     try:
         with whole_file(path) as part:
             part.write_bytes(image)
     except OSError as error:
         kept = "; the earlier one stays" if path.is_file() else ""
         raise WeightsFileError(f"the checkpoint {path} cannot be written: {error}{kept}") from error
-
-
-def _image(state: Any, arrays: Mapping[str, Mapping[str, Any]], description: Any, training: Any) -> bytes:
-    """The bytes of the file."""
-    name = f"npconv-checkpoint-{next(_numbers)}"  # of no file, but HDF5 wants each that is open to have its own
-    with h5py.File(name, "w", driver="core", backing_store=False, block_size=_BLOCK, track_order=False) as file:
-        file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
-        file.attrs["architecture"], file.attrs["training"] = json.dumps(description), json.dumps(training)
-        file.attrs["checksum"] = weights._checksum(file)
-        for group, values in arrays.items():
-            for name, value in values.items():
-                if value.size:
-                    weights._write(weights._group(file, group), name, to_numpy(value))
-        text = np.frombuffer(json.dumps(state).encode(), np.uint8)
-        weights._write(weights._group(file, _STATE), "state", text)
-        file.flush()
-        image: bytes = file.id.get_file_image()
-    return image
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:

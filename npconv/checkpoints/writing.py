@@ -10,9 +10,7 @@ What callbacks change is in the mark that follows them.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -21,78 +19,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from . import checkpoint_file
-from .backends import to_numpy
-from .checkpoint_file import NETWORK, Arrays
-from .duration import seconds_of
-from .held_signals import HeldSignals
-from .module import structure_version
-from .random import generator_or_default
-from .stored_generators import Table, plain_state
-from .stored_training import describe_loss_and_optimizer, without_scalars
-from .training import Crew, TrainingCollapsed
-from .weights import WeightsFileError
-from .whole_file import remove_parts
+from ..backends import to_numpy
+from ..held_signals import HeldSignals
+from ..module import structure_version
+from ..random import generator_or_default
+from ..training import Crew, TrainingCollapsed
+from ..weights import WeightsFileError
+from ..whole_file import remove_parts
+from . import file as checkpoint_file
+from .arguments import CheckpointFile, Every
+from .file import NETWORK, Arrays
+from .generators import Table, plain_state
+from .loss_and_optimizer import describe_loss_and_optimizer, without_scalars
 
 if TYPE_CHECKING:
-    from .epochs import Course, Epoch
+    from ..epochs import Course, Epoch
 
-EVERY_RULE = (
-    "must be a number of epochs such as 1 or '5', of steps such as '500 steps', or a time such as '90s', '10m', '1h30m'"
-)
-_COUNTED = re.compile(r"(\d+) *(|epochs?|steps?)", re.ASCII)
 now = time.monotonic
-
-
-@dataclass(frozen=True)
-class Every:
-    """How often a checkpoint is written: one of the three is given."""
-
-    epochs: int | None = None
-    steps: int | None = None
-    seconds: float | None = None
-
-    @classmethod
-    def of(cls, value: Any) -> Every:
-        """From a number of epochs, or text: "5", "5 epochs", "500 steps", "90s", "10m", "1h30m".
-
-        Raises TypeError or ValueError for anything else.
-        """
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer, str)):
-            raise TypeError(f"checkpoint_every (={value!r}) {EVERY_RULE}")
-        counted = _COUNTED.fullmatch(str(value).strip())
-        if counted:
-            count = int(counted[1])
-            if count < 1:
-                raise ValueError(f"checkpoint_every (={value!r}) must be at least 1")
-            return cls(steps=count) if counted[2].startswith("step") else cls(epochs=count)
-        try:
-            return cls(seconds=seconds_of(str(value).strip()))
-        except ValueError:
-            raise ValueError(f"checkpoint_every (={value!r}) {EVERY_RULE}") from None
-
-
-class CheckpointFile:
-    """Where the checkpoints of a training go, with plain data that is kept in them.
-
-    path: the file. notes: numbers, text, lists and dictionaries, such as the options of a command. `written` counts the
-    checkpoints so far. Raises TypeError or ValueError for a path that cannot be one, and for other notes.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], notes: Any = None) -> None:
-        if not isinstance(path, (str, os.PathLike)):
-            raise TypeError(f"checkpoint (={path!r}) must be the name of a file")
-        self.path, self.notes, self.written = Path(path), notes, 0
-        if self.path.is_dir():
-            raise ValueError(f"checkpoint (={str(path)!r}) is a folder, it must be the name of a file")
-        if not self.path.parent.is_dir():
-            raise ValueError(f"checkpoint (={str(path)!r}) must be in a folder that exists")
-        try:
-            json.dumps(notes)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"the notes of a checkpoint must be plain data, as JSON has it: {error}") from error
 
 
 @dataclass
@@ -276,19 +219,6 @@ class Keeper:
             "replicas": replicas if any(replicas) else [],
             "rows": table.rows,
         }
-
-
-def where_and_when(checkpoint: Any, every: Any, resume_from: Any) -> tuple[CheckpointFile | None, Every]:
-    """Where checkpoints are written, if at all, and when: of arguments of `Model.train`, see there."""
-    when = Every.of(1 if every is None else every)
-    if resume_from is not None and not isinstance(resume_from, (str, os.PathLike)):
-        raise TypeError(f"resume_from (={resume_from!r}) must be the name of a file")
-    where = resume_from if checkpoint is None else checkpoint
-    if where is None:
-        if every is not None:
-            raise ValueError(f"checkpoint_every (={every!r}) would have no effect without a checkpoint")
-        return None, when
-    return where if isinstance(where, CheckpointFile) else CheckpointFile(where), when
 
 
 def _remembered(optimizer: Any) -> tuple[list[dict[str, Any]], Arrays]:

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from .backends import backend
-from .checkpoints import options, settings
-from .data.pairs import Pairs
-from .data.patches import PatchPairs
-from .optim import SGD, Adam
-from .stored_training import describe_loss, describe_optimizer
-from .weights import architecture
+from ..backends import backend
+from ..data.pairs import Pairs
+from ..data.patches import PatchPairs
+from ..optim import SGD, Adam
+from ..weights import architecture
+from .loss_and_optimizer import describe_loss, describe_optimizer
+from .writing import options, settings
 
 CLOSE = 0.02  # of 8-bit steps: the mean of an image that another machine has read or drawn
 SHOWN = 100  # characters of a value
