@@ -95,8 +95,13 @@ class Backend(ABC):
         """Whether a process forked from this one may compute with arrays of this backend."""
 
     @abstractmethod
-    def paused(self) -> AbstractContextManager[bool]:
-        """Within this context no other thread begins to compute; whether none was at it when it was entered."""
+    def paused(self) -> AbstractContextManager[object]:
+        """Within this context no other thread begins to compute."""
+
+    @property
+    @abstractmethod
+    def idle(self) -> bool:
+        """Whether no thread computes, as far as is known; it stays so only within `paused`."""
 
     @abstractmethod
     def constant_weights(self) -> AbstractContextManager[None]:

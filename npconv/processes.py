@@ -88,8 +88,8 @@ class Team:
         self._weights = [laid_out_like(array, shared(array.size, array.dtype)) for array in self._arrays()]
         self._inputs = [(shared_images(x, most), shared_images(target, most)) for _ in workers[1:]]
         try:
-            with backend().paused() as alone:
-                if not alone:
+            with backend().paused():
+                if not backend().idle:
                     raise Busy
                 backend().release_memory()  # what the threads used
                 for worker, images in zip(workers[1:], self._inputs, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import signal
 import sys
@@ -11,10 +13,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
+import small_training
 
-from npconv import forked, held_signals
-from npconv.backends.cpu import blas
+import npconv as nc
+from npconv import forked, held_signals, processes, training
+from npconv.backends import cpu
+from npconv.backends.cpu import blas, workers
 from npconv.cli.termination import Terminated, terminable
 from npconv.forked import Forked
 from npconv.held_signals import HeldSignals
@@ -36,8 +42,8 @@ class Library:
         self.count = count
 
 
-def interrupted_at(number: int, work: Callable[[], Any], file: str) -> bool:
-    """Whether KeyboardInterrupt was raised in `work`, at the place with this number in the code of the file.
+def interrupted_at(number: int, work: Callable[[], Any], *files: str) -> KeyboardInterrupt | None:
+    """The KeyboardInterrupt that was raised in `work`, at the place with this number in the code of the files.
 
     Python looks for signals where a function begins, and after each function in C.
     """
@@ -45,7 +51,7 @@ def interrupted_at(number: int, work: Callable[[], Any], file: str) -> bool:
 
     def profile(frame: FrameType, event: str, _: Any) -> None:
         nonlocal left
-        if event in ("call", "c_return") and frame.f_code.co_filename == file and os.getpid() == process:
+        if event in ("call", "c_return") and frame.f_code.co_filename in files and os.getpid() == process:
             left -= 1
             if left == 0:
                 raise KeyboardInterrupt
@@ -53,11 +59,11 @@ def interrupted_at(number: int, work: Callable[[], Any], file: str) -> bool:
     sys.setprofile(profile)
     try:
         work()
-    except KeyboardInterrupt:
-        return True
+    except KeyboardInterrupt as error:
+        return error
     finally:
         sys.setprofile(None)
-    return False
+    return None
 
 
 def test_the_blas_gets_its_threads_back_wherever_an_interrupt_comes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,12 +80,57 @@ def test_the_blas_gets_its_threads_back_wherever_an_interrupt_comes(monkeypatch:
             assert library.count == 1
 
     while interrupted_at(number, compute, blas.__file__):
-        with threads.paused() as alone:
-            assert alone, f"asked for ever after place {number}"
+        with threads.paused():
+            assert threads.idle, f"asked for ever after place {number}"
         number += 1
     assert number > 12
     compute()
     assert library.count == 4
+
+
+# Where an interrupt may come while others are kept from computing. The error is kept, and what its traceback refers to.
+PAUSING = [contextlib.__file__, blas.__file__, workers.__file__, cpu.__file__, processes.__file__]
+
+
+def test_a_pause_that_is_interrupted_anywhere_is_over() -> None:
+    pool, number = workers.WorkerPool(1), 1
+
+    def pause() -> None:
+        with pool.paused():
+            assert pool.idle and pool._blas._lock.locked()
+
+    while error := interrupted_at(number, pause, *PAUSING, __file__):
+        assert not pool._blas._lock.locked(), f"kept after place {number}"
+        del error
+        number += 1
+    assert number > 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="worker processes are forked, on Linux only")
+def test_processes_whose_start_is_interrupted_anywhere_keep_nobody_from_computing(
+    set_workers: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_workers(2)
+    for name in ("THREAD_WORK", "PROCESS_WORK", "STEPS_BY_THREADS"):
+        monkeypatch.setattr(training, name, getattr(training, name))  # put back at the end
+    small_training.share_smallest()
+    model, (x, target) = nc.Model(small_training.network(0)), small_training.batch(np.random.default_rng(0))
+    model.train_batch(x, target)
+    before, number = children(), 1
+    teams: list[processes.Team] = []
+
+    def start() -> None:
+        teams.append(processes.Team(model.network, model._crew._replicas[:2], x, target, 3))
+
+    while error := interrupted_at(number, start, *PAUSING):
+        assert not nc.backend()._pool._blas._lock.locked(), f"kept after place {number}"
+        del error
+        number += 1
+    assert len(teams) == 1
+    teams[0].close()
+    gc.collect()
+    assert number > 30 and children() == before
+    assert np.isfinite(model.train_batch(x, target))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="worker processes are forked, on Linux only")

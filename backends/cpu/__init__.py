@@ -71,8 +71,12 @@ class NumpyBackend(ActivationOps, NormalizationOps, PoolingOps, ResamplingOps, L
     def can_fork(self) -> bool:
         return hasattr(os, "fork")
 
-    def paused(self) -> AbstractContextManager[bool]:
+    def paused(self) -> AbstractContextManager[object]:
         return self._pool.paused()
+
+    @property
+    def idle(self) -> bool:
+        return self._pool.idle
 
     def constant_weights(self) -> AbstractContextManager[None]:
         return prepared.constant_weights()

@@ -11,8 +11,8 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
@@ -62,11 +62,18 @@ class BlasThreads:
         """A context within which there is one thread, however long it takes."""
         return _Limited(self)
 
-    @contextmanager
-    def paused(self) -> Iterator[bool]:
-        """Whether nobody is within `limited`; nobody enters it within this context."""
-        with self._lock:
-            yield not self._asked()
+    def paused(self) -> AbstractContextManager[object]:
+        """A context within which nobody enters `limited`; whether anybody is, `idle` says there.
+
+        It is the lock itself: an interrupt cannot come between its being taken and the `with` block, nor keep it from
+        being given back. In a context manager written in Python it could.
+        """
+        return self._lock
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is within `limited`; to be asked within `paused`."""
+        return not self._asked()
 
     def lower(self, who: _Limited) -> None:
         with self._lock:

@@ -11,6 +11,8 @@ infinity there, which touches no result, would warn all the same.
 The calling thread is the first worker, and the only one that has to be there: it begins every task that nobody else has
 begun. So any number of threads may call at once, also from within a task, and none waits for a worker that another one
 keeps. While any of them work, and for half a second after, the BLAS has one thread (blas.py).
+
+The threads hold no reference to their pool, and end when nobody refers to it any more.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ import itertools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -83,32 +85,31 @@ class _Group:
         self._left = threading.Lock()  # released by the last helper that leaves after `finish` has begun
         self._left.acquire()
 
-    def help(self, alone: Callable[[], AbstractContextManager[None]]) -> None:
-        """In a worker thread: run tasks, within what `alone()` makes, until none is left to begin."""
+    def help(self, inside: threading.local) -> None:
+        """In a worker thread: run tasks until none is left to begin."""
         with self._lock:
             if self._closed or not self._contexts:
                 return
             context = self._contexts.pop()
             self._helpers += 1
         try:
-            context.run(self.work, alone)
+            context.run(_alone, inside, self.work)
         finally:
             with self._lock:
                 self._helpers -= 1
                 if self._closed and self._helpers == 0:
                     self._left.release()
 
-    def work(self, alone: Callable[[], AbstractContextManager[None]]) -> None:
-        with alone():
-            while not self._stopped:
-                index = next(self._next)
-                if index >= len(self.tasks):
-                    return
-                try:
-                    self.results[index] = self.tasks[index]()
-                except BaseException as error:  # whatever it is, it belongs to the caller
-                    self.errors[index] = error
-                    self._stopped = self._stopped or not isinstance(error, Exception)
+    def work(self) -> None:
+        while not self._stopped:
+            index = next(self._next)
+            if index >= len(self.tasks):
+                return
+            try:
+                self.results[index] = self.tasks[index]()
+            except BaseException as error:  # whatever it is, it belongs to the caller
+                self.errors[index] = error
+                self._stopped = self._stopped or not isinstance(error, Exception)
 
     def finish(self, stop: bool) -> None:
         """Wait for the helpers, whatever interrupts: they compute with what the next step computes with.
@@ -147,10 +148,7 @@ class WorkerPool:
     def __init__(self, size: int) -> None:
         self.size = size
         self._blas = BlasThreads()
-        self._inside = threading.local()
-        self._calls: SimpleQueue[_Group] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()
+        self._begin()
         if size < usable_cores():
             self._blas.set(size)
         forked = weakref.WeakMethod(self._forked)
@@ -160,9 +158,14 @@ class WorkerPool:
         """The BLAS libraries that NumPy uses, in words."""
         return self._blas.describe()
 
-    def paused(self) -> AbstractContextManager[bool]:
-        """No thread begins to work within this context; whether none was at it."""
+    def paused(self) -> AbstractContextManager[object]:
+        """No thread begins to work within this context."""
         return self._blas.paused()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no thread is at work; to be asked within `paused`."""
+        return self._blas.idle
 
     @property
     def parts(self) -> int:
@@ -184,7 +187,7 @@ class WorkerPool:
             try:
                 for _ in range(helpers):
                     self._calls.put(group)
-                group.work(self._alone)
+                _alone(self._inside, group.work)
                 stop = False
             finally:
                 group.finish(stop)
@@ -210,26 +213,25 @@ class WorkerPool:
 
     def serially(self, task: Callable[[], Result]) -> Result:
         """Run a task in this thread as one of several workers would: nothing in it is split."""
-        with self._blas.limited(), self._alone():
-            return task()
+        with self._blas.limited():
+            return _alone(self._inside, task)
 
     def _is_inside(self) -> bool:
         return getattr(self._inside, "task", False)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """What is computed within this context is a worker's: nothing in it is split."""
-        before, self._inside.task = self._is_inside(), True
-        try:
-            with np.errstate(all="ignore"):
-                yield
-        finally:
-            self._inside.task = before
+    def _begin(self) -> None:
+        self._inside = threading.local()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._calls: SimpleQueue[_Group | None] = SimpleQueue()
+        # This put takes no lock that the code could hold which the end of the pool interrupts: it is reentrant.
+        self._end = weakref.finalize(self, self._calls.put, None)
+        self._end.atexit = False  # what else runs at exit may still compute; the threads are daemons
 
     def _forked(self) -> None:
         """A forked child has none of its parent's threads, and the locks as they happened to be."""
-        self._threads, self._calls, self._lock = [], SimpleQueue(), threading.Lock()
-        self._inside = threading.local()
+        self._end.detach()
+        self._begin()
         self._blas.forked()
 
     def _start(self, count: int) -> int:
@@ -238,7 +240,7 @@ class WorkerPool:
             with self._lock, contextlib.suppress(RuntimeError):  # too many threads, or an interpreter that ends
                 while len(self._threads) < count:
                     name = f"npconv-worker-{len(self._threads) + 1}"
-                    thread = threading.Thread(target=_serve, args=(self._calls, self._alone), name=name, daemon=True)
+                    thread = threading.Thread(target=_serve, args=(self._calls, self._inside), name=name, daemon=True)
                     thread.start()
                     self._threads.append(thread)
         return min(count, len(self._threads))
@@ -248,9 +250,23 @@ def _nothing() -> None:
     """What is left to do for a pool that is gone."""
 
 
-def _serve(calls: SimpleQueue[_Group], alone: Callable[[], AbstractContextManager[None]]) -> None:
-    while True:
-        group = calls.get()
+def _alone(inside: threading.local, work: Callable[[], Result]) -> Result:
+    """What is computed within this call is a worker's: nothing in it is split.
+
+    A call rather than a context: an interrupt in the code of a context manager could leave `inside` as it is here.
+    """
+    before = getattr(inside, "task", False)
+    try:
+        inside.task = True
+        with np.errstate(all="ignore"):
+            return work()
+    finally:
+        inside.task = before
+
+
+def _serve(calls: SimpleQueue[_Group | None], inside: threading.local) -> None:
+    while (group := calls.get()) is not None:
         with contextlib.suppress(Exception):  # no memory even to begin: the caller does what is left
-            group.help(alone)
+            group.help(inside)
         del group  # or its arrays would live until the next one
+    calls.put(None)  # for the next thread: who ends the pool need not know how many there are

@@ -160,8 +160,12 @@ class CupyBackend(
     def can_fork(self) -> bool:
         return False  # a CUDA context does not survive a fork
 
-    def paused(self) -> AbstractContextManager[bool]:
-        return nullcontext(False)  # a device is never known to be idle
+    def paused(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    @property
+    def idle(self) -> bool:
+        return False  # a device is never known to be
 
     def constant_weights(self) -> AbstractContextManager[None]:
         return nullcontext()

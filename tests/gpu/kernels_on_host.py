@@ -61,7 +61,11 @@ class Plain(Reference):
         """Nothing is kept."""
 
     def paused(self) -> Any:
-        return nullcontext(True)
+        return nullcontext()
+
+    @property
+    def idle(self) -> bool:
+        return True
 
     def constant_weights(self) -> Any:
         return nullcontext()
