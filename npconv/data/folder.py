@@ -16,11 +16,14 @@ from .images import ENDINGS, read_image
 from .lazy import CACHE_BYTES, LazyPhotos
 from .mapped import MappedImage, mapped_image
 from .photos import checked_photo
+from .pillow_images import JPEG_GROWTH
+from .sizes import FREE_IMAGE, MAX_GROWTH, check_growth
 from .tiff import read_page
 from .values import check_scale, in_8bit_steps, with_channels
 
 __all__ = ["FolderPhotos", "image_names"]
 
+JPEG_ENDINGS = (".jpg", ".jpeg")
 _SAMPLE = 16  # files whose headers tell how much memory photographs take
 _LAYOUTS = 4096  # files of which it is remembered where their pixels lie
 _LOOK = 256  # rows and columns of a large photograph that are looked at for its scale
@@ -84,15 +87,26 @@ class FolderPhotos(LazyPhotos):
         path, page = self.path(index), self._places[index][1]
         if page is None:
             photo = read_image(path)
+            self._check_size(photo, path)
             with about_a_file(str(path)):
                 photo = checked_photo(photo, str(path))
         else:
             name = f"{path}[{page}]"
             with damage_named(name):
                 photo = read_page(path, page)
+                self._check_size(photo, path)
             with about_a_file(name):
                 photo = checked_photo(photo, name)
         return np.ascontiguousarray(with_channels(photo, self.channels))
+
+    def _check_size(self, photo: np.ndarray, path: Path) -> None:
+        """FileFormatError for an image of a file that has shrunk much, if it would be large as floats or as RGB."""
+        if path.suffix.lower() == ".npy":
+            return
+        made = photo[0].size * self.channels * (4 if photo.dtype == np.uint16 else photo.dtype.itemsize)
+        # A file that may be read as it is may be so much larger as what it becomes.
+        growth = (MAX_GROWTH if path.suffix.lower() not in JPEG_ENDINGS else JPEG_GROWTH) * -(-made // photo.nbytes)
+        check_growth(made, path.stat().st_size, f"{str(path)!r}, for training,", growth, FREE_IMAGE)
 
     # ---- large files ----
     def size(self, index: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ is for one thread at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,15 +21,17 @@ from ..errors import FileFormatError, about_a_file
 from ..extras import h5py
 from ..hdf5_structure import check_object, check_structure
 from ..whole_file import whole_file
-from .hdf5_chunks import CheckedChunks, check_values
+from .hdf5_chunks import CheckedChunks, check_values, stored_bytes
 from .lazy import CACHE_BYTES, LazyPhotos
 from .pairs import Batch, StoredPairs, check_pair_dtype, check_pair_shapes
 from .photos import AT_ONCE
+from .sizes import FREE_BYTES, FREE_IMAGE, MAX_GROWTH, check_growth
 from .values import as_array, check_dtype, check_finite, check_scale, in_8bit_steps
 
 __all__ = ["HDF5Pairs", "HDF5Photos", "dataset_names", "write_images", "write_pairs"]
 
 _SAMPLE = 16  # pairs that are read when a file is opened, to see their scale
+_LOOKED_AT = 2**28  # bytes that are unpacked for that
 _CHUNK_CACHE = 2**26  # bytes; for files by others, whose chunks may hold many images
 _MOST_LINKS, _LONGEST_LINK = 16, 4096  # soft links on the way to a data set, and the letters of one
 CHUNK_SIDE = 512  # pixels: a patch of a large image then costs at most four chunks
@@ -70,6 +73,7 @@ class HDF5Photos(LazyPhotos):
         return int(self._dataset.shape[0])
 
     def _load(self, index: int) -> np.ndarray:
+        _check_image(self._dataset, self._typical_bytes()[0], self.name(index), FREE_IMAGE)
         photo = self._stored(index, (slice(None),))
         with about_a_file(self._path.name):
             check_scale(photo, self.name(index))
@@ -77,10 +81,13 @@ class HDF5Photos(LazyPhotos):
 
     def _check_scale(self) -> None:
         """Of large images, whose regions may be dark: by a look at places all over the data set."""
-        side = min(CHUNK_SIDE, self._height, self._width)
-        places = np.linspace(0, 1, _SAMPLE)
+        # Each look at a large chunk unpacks all of it: of those, fewer but larger parts.
+        chunk = math.prod(self._dataset.chunks or (1,)) * self._dataset.dtype.itemsize
+        count = max(1, min(_SAMPLE, _LOOKED_AT // chunk))
+        side = min(int(CHUNK_SIDE * math.sqrt(_SAMPLE / count)), self._height, self._width)
+        places = np.linspace(0, 1, count) if count > 1 else np.array([0.5])
         largest = []
-        for index, place in zip(np.linspace(0, len(self) - 1, _SAMPLE, dtype=np.intp), places, strict=True):
+        for index, place in zip((places * (len(self) - 1)).astype(np.intp), places, strict=True):
             top, left = int(place * (self._height - side)), int(place * (self._width - side))
             with _damage_named(self.name(index)):
                 part = self._checked[index, :, top : top + side, left : left + side]
@@ -142,6 +149,9 @@ class HDF5Pairs(StoredPairs):
             check_pair_shapes(self._datasets[0].shape, self._datasets[1].shape)
             for dataset in self._datasets:
                 check_pair_dtype(dataset.dtype, _described(dataset))
+                # Two images are float32 at once, and a third as it is stored.
+                made = math.prod(dataset.shape[1:]) * np.dtype(np.float32).itemsize
+                _check_image(dataset, made, f"{_described(dataset)}: one of its images", FREE_BYTES)
             self._checked = CheckedChunks(self._datasets[0]), CheckedChunks(self._datasets[1])
             for dataset, checked in zip(self._datasets, self._checked, strict=True):
                 check_scale(_sample(dataset, checked), _described(dataset))
@@ -269,11 +279,20 @@ def _followed(file: h5py.File, name: str) -> h5py.Dataset | None:
     return place if isinstance(place, h5py.Dataset) else None
 
 
+def _check_image(dataset: h5py.Dataset, made: int, what: str, free: int) -> None:
+    """FileFormatError for images that would take much memory when one is read whole: `made` bytes, as floats."""
+    image = math.prod(dataset.shape[1:]) * int(dataset.dtype.itemsize)
+    if dataset.chunks:
+        check_growth(made, stored_bytes(dataset), what, MAX_GROWTH * max(1, made // max(1, image)), free)
+
+
 def _sample(dataset: h5py.Dataset, checked: CheckedChunks) -> np.ndarray:
     """The largest value of some images from all over a data set; of floats only, whose unit is not known."""
     if dataset.dtype.kind != "f":
         return np.empty(0)
-    indices = np.unique(np.linspace(0, len(dataset) - 1, _SAMPLE, dtype=np.intp))
+    cells = max(math.prod(dataset.shape[1:]), math.prod(dataset.chunks or (1,)))
+    count = max(2, min(_SAMPLE, _LOOKED_AT // (cells * dataset.dtype.itemsize)))
+    indices = np.unique(np.linspace(0, len(dataset) - 1, count, dtype=np.intp))
     with _damage_named(_described(dataset)):
         return np.array([checked[int(index)].max() for index in indices])
 

@@ -1,6 +1,7 @@
 """Data sets of HDF5 files by others: that their values are in the file, and what their chunks unpack to.
 
 HDF5's library unpacks a chunk to whatever it becomes, without a bound, and reads on behind one that becomes too little.
+A data set may be larger than memory: looked at is what must be there at once, which is a chunk and what is asked for.
 """
 
 from __future__ import annotations
@@ -9,44 +10,80 @@ import itertools
 import math
 import os
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ..errors import FileFormatError
 from ..extras import h5py
-from ..hdf5_structure import CHECKSUM, DEFLATE, FLETCHER, SHUFFLE
-from .sizes import MAX_GROWTH, MOST_DEFLATED, check_growth
+from ..hdf5_structure import CHECKSUM, DEFLATE, FLETCHER, SCALE_OFFSET, SHUFFLE
+from .sizes import FREE_BYTES, FREE_IMAGE, MAX_GROWTH, MOST_DEFLATED, check_growth
 
-MAX_CHUNKS = 1 << 17  # of an image: each is looked for, whether it is there or not
+MAX_CHUNKS = 1 << 16  # of what is read in one piece: each is looked for, whether it is there or not
+CHUNKS_AT_ONCE = 1 << 12  # that h5py is asked for: it needs some 8 kB for each
+# What the chunks of one piece may unpack to, most of which is thrown away where they hold many images: some seconds.
+FREE_WORK = 1 << 29
+FREE_WHOLE = 1 << 40  # that may have been prepared for an acquisition of which little was written
+FREE_REGIONS = 1 << 32  # an image that is read by regions
+MANY_IMAGES = 1 << 20  # beside one for each byte in the file: names and sizes of images take memory
+_REMEMBERED = 1 << 17  # chunks that are known to be good
+_PIECE, _STEP = 1 << 16, 1 << 20  # bytes that go into, and come out of, zlib at a time
+_SPARE, _SPARE_SHARE = 4096, 64  # what a packer may add to a chunk that it cannot make smaller: bytes, and a 64th
 
 
 def check_values(dataset: h5py.Dataset, what: str) -> None:
-    """FileFormatError for values in other files, and for more of them than the file can hold."""
+    """FileFormatError for values in other files, and for chunks or numbers of images that are far more than the file.
+
+    The whole, which is never read at once, may be up to a terabyte of which little was written.
+    """
     if dataset.external or dataset.is_virtual:
-        raise FileFormatError(f"{what} has its values in other files, which are not read")
+        raise FileFormatError(f"{what} has its values in other files, which are not read: copy them into a data set")
     if dataset.shape is None:
         raise FileFormatError(f"{what} has no values")
-    # Chunks can say that they lie in the same bytes: all that is held cannot be more than the file.
-    held = min(int(dataset.id.get_storage_size()), os.path.getsize(dataset.file.filename))
-    one = int(dataset.dtype.itemsize)
-    whole = math.prod(dataset.shape) * one
-    # Chunks may be missing, in what an acquisition has prepared and filled only in part.
-    check_growth(whole, held, what, MOST_DEFLATED if dataset.chunks else 1)
-    axes = slice(1, None) if len(dataset.shape) > 2 and dataset.shape[0] else slice(None)
-    image = math.prod(dataset.shape[axes]) * one
-    check_growth(image, held, f"{what}: one of its images", MAX_GROWTH)
-    if dataset.chunks:
-        check_growth(math.prod(dataset.chunks) * one, held, f"{what}: one of its chunks", MAX_GROWTH)
-        count = math.prod(-(-n // side) for n, side in zip(dataset.shape[axes], dataset.chunks[axes], strict=True))
-        if count > MAX_CHUNKS:
-            raise FileFormatError(f"{what}: one of its images is in {count:,} chunks, {MAX_CHUNKS:,} at most")
+    held, whole = stored_bytes(dataset), math.prod(dataset.shape) * int(dataset.dtype.itemsize)
+    if not dataset.chunks:
+        check_growth(whole, held, what, 1)
+        return
+    check_growth(whole, held, what, MOST_DEFLATED, FREE_WHOLE if held else FREE_BYTES)
+    one, axes = int(dataset.dtype.itemsize), dataset.shape[1:] if len(dataset.shape) > 3 else dataset.shape
+    chunk = math.prod(dataset.chunks) * one
+    check_growth(math.prod(axes[-3:]) * one, held, f"{what}: one of its images", MAX_GROWTH, FREE_REGIONS)
+    # Of an image that is large itself, only the last is remembered; others may fill a cache.
+    free = FREE_IMAGE if chunk <= math.prod(axes) * one else FREE_BYTES
+    check_growth(chunk, held, f"{what}: one of its chunks", MAX_GROWTH, free)
+    if len(dataset.shape) > 2 and dataset.shape[0] > MANY_IMAGES + held:
+        raise FileFormatError(f"{what} would be {dataset.shape[0]:,} images, of {held:,} bytes in the file")
+    _check_filters(dataset, what)
+
+
+def stored_bytes(dataset: h5py.Dataset) -> int:
+    """How many bytes of the file are a data set's values: of chunks that say they lie in the same bytes, the file's."""
+    return min(int(dataset.id.get_storage_size()), os.path.getsize(dataset.file.filename))
+
+
+def _check_filters(dataset: h5py.Dataset, what: str) -> None:
+    """FileFormatError for filters through which a chunk could become anything."""
+    properties = dataset.id.get_create_plist()
+    found = [properties.get_filter(i) for i in range(properties.get_nfilters())]
+    numbers = [number for number, *_ in found]
+    after = numbers[numbers.index(DEFLATE) + 1 :] if DEFLATE in numbers else []
+    if set(after) - {FLETCHER}:
+        raise FileFormatError(
+            f"{what} is packed with gzip and then once more (filters {numbers}), which is not read; written anew with "
+            "gzip alone it is"
+        )
+    for number, _, values, _ in found:
+        if number == SCALE_OFFSET and (len(values) < 5 or values[2] != math.prod(dataset.chunks)):
+            raise FileFormatError(f"{what}: its filter 6 (scale-offset) is for chunks of another size")
 
 
 class CheckedChunks:
-    """A data set to be read by integers and slices; before a compressed chunk is read first, its size is checked.
+    """A data set to be read by integers and slices of step 1; before a compressed chunk is read first, its size is
+    checked.
 
-    Raises ValueError for a chunk that does not unpack to what it must be.
+    Raises ValueError for a chunk that does not unpack to what it must be, and for a piece of so many or so large chunks
+    that it would take very long.
     """
 
     def __init__(self, dataset: h5py.Dataset) -> None:
@@ -58,20 +95,57 @@ class CheckedChunks:
         self._good: set[tuple[int, ...]] = set()
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        if DEFLATE in self._filters:
-            self._check(index if isinstance(index, tuple) else (index,))
-        values: np.ndarray = self._dataset[index]
-        return values
+        if not self._dataset.chunks:
+            return np.asarray(self._dataset[index])
+        whole = index if isinstance(index, tuple) else (index,)
+        whole += (slice(None),) * (len(self.shape) - len(whole))
+        box = [_bounds(part, length) for part, length in zip(whole, self.shape, strict=True)]
+        chunks = self._chunks(box)
+        self._check_work(math.prod(map(len, chunks)))
+        # Of a chunk of a data set that has none at all, h5py asks memory for an absurd size.
+        if DEFLATE in self._filters and self._dataset.id.get_storage_size():
+            self._check(chunks)
+        if math.prod(map(len, chunks)) <= CHUNKS_AT_ONCE:
+            return np.asarray(self._dataset[index])
+        values = np.empty([stop - start for start, stop in box], self.dtype)
+        for part in self._parts(box):
+            place = tuple(slice(a - start, b - start) for (a, b), (start, _) in zip(part, box, strict=True))
+            values[place] = self._dataset[tuple(slice(a, b) for a, b in part)]
+        return values[tuple(slice(None) if isinstance(part, slice) else 0 for part in whole)]
 
-    def _check(self, index: tuple[Any, ...]) -> None:
-        ranges = []
-        for axis, (length, side) in enumerate(zip(self.shape, self._dataset.chunks, strict=True)):
-            part = index[axis] if axis < len(index) else slice(None)
-            start, stop, _ = part.indices(length) if isinstance(part, slice) else (part % length, part % length + 1, 1)
-            ranges.append(range(start // side * side, stop, side))
-        for place in itertools.product(*ranges):
+    def _chunks(self, box: list[tuple[int, int]]) -> list[range]:
+        """Where the chunks begin that have a part of a box, axis by axis."""
+        return [range(a // side * side, b, side) for (a, b), side in zip(box, self._dataset.chunks, strict=True)]
+
+    def _parts(self, box: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+        """The box in parts of few chunks, cut between chunks."""
+        chunks = self._chunks(box)
+        if math.prod(map(len, chunks)) <= CHUNKS_AT_ONCE:
+            yield box
+            return
+        axis = max(range(len(box)), key=lambda i: len(chunks[i]))
+        cut = chunks[axis][len(chunks[axis]) // 2]
+        yield from self._parts([*box[:axis], (box[axis][0], cut), *box[axis + 1 :]])
+        yield from self._parts([*box[:axis], (cut, box[axis][1]), *box[axis + 1 :]])
+
+    def _check_work(self, count: int) -> None:
+        advice = "written anew in chunks of one image, or of 512 x 512 pixels of it, it is read"
+        if count > MAX_CHUNKS:
+            raise ValueError(f"what is read at once is in {count:,} chunks, {MAX_CHUNKS:,} at most; {advice}")
+        if self._filters and count * self._whole > FREE_WORK:
+            held, unpacked = stored_bytes(self._dataset), count * self._whole
+            if unpacked > FREE_WORK + MAX_GROWTH * held:
+                raise ValueError(
+                    f"what is read at once is in {count:,} chunks that unpack to {unpacked:,} bytes, of {held:,} in "
+                    f"the file: more than {MAX_GROWTH} times as many, and more than {FREE_WORK:,}; {advice}"
+                )
+
+    def _check(self, chunks: list[range]) -> None:
+        for place in itertools.product(*chunks):
             if place not in self._good:
                 self._check_chunk(place)
+                if len(self._good) >= _REMEMBERED:
+                    self._good.clear()
                 self._good.add(place)
 
     def _check_chunk(self, place: tuple[int, ...]) -> None:
@@ -79,21 +153,44 @@ class CheckedChunks:
             mask, data = self._dataset.id.read_direct_chunk(place)
         except (OSError, RuntimeError, ValueError):
             return  # not stored, and so all fill values; or damaged, which reading it shows
+        except MemoryError:
+            raise ValueError(f"its chunk at {place} says that it is larger than memory") from None
         used = [number for bit, number in enumerate(self._filters) if not mask >> bit & 1]
-        expected = self._whole + CHECKSUM * used[: used.index(DEFLATE) if DEFLATE in used else 0].count(FLETCHER)
         while used and used[-1] == FLETCHER:
             used.pop()
             data = data[:-CHECKSUM]
-        # Where another filter has been at the deflated bytes, how many they become is not known before.
-        if not used or used[-1] != DEFLATE or set(used[:-1]) - {SHUFFLE, FLETCHER}:
+        if not used or used[-1] != DEFLATE:
             return
-        unpacker = zlib.decompressobj()
-        try:
-            made = len(unpacker.decompress(data, expected + 1))
-        except zlib.error as error:
-            raise ValueError(f"its chunk at {place} does not unpack: {error}") from error
-        if made != expected or not unpacker.eof:
-            raise ValueError(f"its chunk at {place} does not unpack to its {expected:,} bytes")
+        before = used[:-1]
+        exact = set(before) <= {SHUFFLE, FLETCHER}
+        # Where another filter has packed it before, it became smaller, or hardly larger.
+        most = self._whole + (CHECKSUM * before.count(FLETCHER) if exact else _SPARE + self._whole // _SPARE_SHARE)
+        made, ends = _inflated(data, most, place)
+        if made > most or not ends or (exact and made != most):
+            raise ValueError(f"its chunk at {place} does not unpack to its {most:,} bytes")
 
 
-__all__ = ["CheckedChunks", "check_values"]
+def _bounds(part: Any, length: int) -> tuple[int, int]:
+    if not isinstance(part, slice):
+        return part % length, part % length + 1
+    start, stop, step = part.indices(length)
+    if step != 1:
+        raise ValueError(f"{part} must be of step 1")
+    return start, max(start, stop)
+
+
+def _inflated(data: bytes, most: int, place: tuple[int, ...]) -> tuple[int, bool]:
+    """How many bytes some deflated ones become, counted until they are more than `most`, and whether they end."""
+    unpacker, made = zlib.decompressobj(), 0
+    try:
+        for start in range(0, len(data), _PIECE):
+            piece, got = data[start : start + _PIECE], _STEP
+            while got == _STEP and made <= most:  # else zlib has given all that it has
+                got = len(unpacker.decompress(piece, _STEP))
+                made, piece = made + got, unpacker.unconsumed_tail
+            if made > most or unpacker.eof:
+                break
+    except zlib.error as error:
+        raise ValueError(f"its chunk at {place} does not unpack: {error}") from error
+    return made, unpacker.eof
+

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # pillow's names, by the number of channels
 _JPEG_QUALITY = 95
+_GRAY_STEPS = {"L;2": 85, "L;4": 17}  # of 0..255, by pillow's names for gray of 2 and 4 bits
 MOST_PIXELS = 20_000**2  # a file that claims more is refused: it would fill the memory
 MOST_EXIF = 65_533  # bytes of a JPEG's marker
 _STRIP = 256  # rows that are copied out of a picture at a time
@@ -41,7 +42,7 @@ _OTHERS = (
 _NO_PICTURES = ("HDF5", "HTML")
 _PNG = b"\x89PNG\r\n\x1a\n"
 MANY_CHUNKS, FEW_BYTES = 65_536, 256  # of a PNG; of so many, the mean number of bytes of each
-_JPEG_GROWTH = 400  # what a picture of one colour becomes
+JPEG_GROWTH = 400  # what a picture of one colour becomes
 _opening = threading.Lock()
 
 
@@ -113,7 +114,7 @@ def check_picture_growth(path: Path, image: Image) -> None:
 def _packed(path: Path) -> tuple[int, str, int]:
     """How many bytes of a file are compressed pixels, what they are, and how many times as many they may become."""
     if _start(path)[: len(_PNG)] != _PNG:
-        return path.stat().st_size, "the picture", _JPEG_GROWTH
+        return path.stat().st_size, "the picture", JPEG_GROWTH
     return sum(length for kind, length in _png_chunks(path) if kind == b"IDAT"), "the picture", MAX_GROWTH
 
 
@@ -187,6 +188,7 @@ def _pixels(image: Image, channels_first: bool) -> np.ndarray:
     """An image's pixels, upright, as (C, H, W) or (H, W, C); copied in strips, so that nothing is in memory thrice."""
     from PIL import ImageOps
 
+    _scale_transparency(image)
     image.load()
     _check_exif(image)
     ImageOps.exif_transpose(image, in_place=True)  # takes the orientation out of the EXIF data too
@@ -201,6 +203,14 @@ def _pixels(image: Image, channels_first: bool) -> np.ndarray:
         pixels = np.asarray(part if part.mode == mode else part.convert(mode))
         upright[top : top + _STRIP] = pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
     return array
+
+
+def _scale_transparency(image: Image) -> None:
+    """Of gray PNGs of 2 and 4 bits pillow scales the pixels to 0..255, but not the gray that is transparent."""
+    gray, tiles = image.info.get("transparency"), getattr(image, "tile", ())
+    factor = _GRAY_STEPS.get(tiles[0][3]) if image.format == "PNG" and image.mode == "L" and tiles else None
+    if factor and isinstance(gray, int):
+        image.info["transparency"] = gray * factor
 
 
 def _check_exif(image: Image) -> None:

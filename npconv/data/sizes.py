@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..errors import FileFormatError
 
-# What any strip, tile, chunk or image of HDF5 may become: twice that and a copy still are less than 500 MB.
+# What any strip or tile, or an image of HDF5 pairs, may become: twice that and a copy still are less than 500 MB.
 FREE_BYTES = 100 << 20
-# What any picture or page of TIFF may become, which is in memory twice at most: maps of labels, of 10,000 x 10,000
-# uint16, say, shrink to a four-hundredth.
+# What any picture, page of TIFF, photograph, or chunk of HDF5 may become, which is in memory twice at most: maps of
+# labels, of 10,000 x 10,000 uint16, say, shrink to a four-hundredth.
 FREE_IMAGE = 200 << 20
 MOST_DEFLATED = 1100  # times: what deflate can do at most
 MAX_GROWTH = 64  # of what is more: photographs shrink to a half or a tenth, drawings to a fiftieth

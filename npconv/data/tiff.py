@@ -17,7 +17,7 @@ from ..extras import require
 from .pillow_images import check_picture_growth, opened, pillow_to_array
 from .sizes import FREE_IMAGE, MAX_GROWTH
 from .tiff_codecs import name, segments_are_decoded
-from .tiff_file import MIN_IS_WHITE, PALETTE, check_page, contents, opened_tiff, orientation
+from .tiff_file import INKS, MIN_IS_WHITE, PALETTE, check_page, contents, opened_tiff, orientation
 from .tiff_segments import check_segments, whole_page
 
 if TYPE_CHECKING:
@@ -91,16 +91,30 @@ def _shades(image: np.ndarray, page: TiffPage) -> np.ndarray:
     """The image as light: 1-bit as 0 and 255, palettes as RGB, 0 as black."""
     if page.photometric == PALETTE and page.colormap is not None:
         colours = np.asarray(page.colormap)  # (3, entries), 16 bits
-        colours = (colours // 257).astype(np.uint8)
+        # Writers make 16 bits of 8 by 257 or by 256, and old ones leave them as they are.
+        colours = (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
         shown = np.empty((3, *image.shape[1:]), np.uint8)
         for top in range(0, image.shape[1], _STRIP):  # at once, it would be in memory six times
             shown[:, top : top + _STRIP] = colours[:, image[0, top : top + _STRIP]]
         return shown
+    if page.photometric == INKS:
+        return _without_inks(image)
     if image.dtype == bool:
         image = image * np.uint8(255)
     if page.photometric == MIN_IS_WHITE and image.dtype.kind == "u":
         return np.iinfo(image.dtype).max - image
     return image
+
+
+def _without_inks(image: np.ndarray) -> np.ndarray:
+    """RGB of cyan, magenta, yellow and black, as pillow and others compute it where no profile is asked."""
+    shown = np.empty((3, *image.shape[1:]), np.uint8)
+    for top in range(0, image.shape[1], _STRIP):
+        part = image[:, top : top + _STRIP].astype(np.uint16)
+        light = 255 - part[3]
+        product = part[:3] * light + np.uint16(128)
+        shown[:, top : top + _STRIP] = light - ((product >> 8) + product >> 8)
+    return shown
 
 
 def _oriented(image: np.ndarray, page: TiffPage) -> np.ndarray:

@@ -30,7 +30,9 @@ from .tiff_descriptions import check_description
 from .tiff_directories import REDUCED_OR_MASK, directories
 from .tiff_series import series_of
 
-MIN_IS_WHITE, PALETTE = 0, 3  # values of the tag PhotometricInterpretation
+MIN_IS_WHITE, PALETTE, INKS, LUMA = 0, 3, 5, 6  # values of the tag PhotometricInterpretation
+_NO_RGB = {8: "CIE L*a*b*", 9: "ICC L*a*b*", 10: "ITU L*a*b*", 32_844: "LogL", 32_845: "LogLuv"}
+_PLAIN = (1, 5, 8, 32_773, 32_946, 34_925, 50_000)  # compressions that leave luma and chroma as they are: not JPEG's
 _SLIDES = ("svs", "ndpi", "bif", "scn", "qpi", "avs", "philips", "indica")  # tifffile's names of slide scanners' files
 _logging = threading.RLock()
 
@@ -133,6 +135,8 @@ def _remembered(path: Path, size: int, _: tuple[int, int]) -> Contents:
         segments_are_decoded(key)
         if key.dtype is None:
             raise ValueError("its values are of a kind that is not known")
+        if dtype.kind not in "uif":
+            raise ValueError(f"{dtype} values are no image's")
         shape, layout = simplified(first.shape, first.axes)
         if len(series) == 1 and layout is not None and first.dataoffset is not None and not why:
             stored = first.dtype.newbyteorder(file.byteorder)
@@ -210,13 +214,26 @@ def as_read(page: Any) -> tuple[tuple[int, int, int], np.dtype]:
     lengths = dict(zip(page.axes, page.shape, strict=True))
     if not {"Y", "X"} <= set(lengths) <= set("YXS") or lengths.get("S", 1) > MOST_CHANNELS or 0 in page.shape:
         raise ValueError(f"its pages of shape {page.shape} (axes {page.axes}) are no images of at most 4 channels")
+    _check_colours(page, lengths.get("S", 1))
     height, width = lengths["Y"], lengths["X"]
     if orientation(page) in (5, 6, 7, 8):
         height, width = width, height
     if page.photometric == PALETTE and page.colormap is not None:
         return (3, height, width), np.dtype(np.uint8)
+    if page.photometric == INKS:
+        return (3, height, width), np.dtype(np.uint8)
     dtype = np.dtype(np.uint8) if page.dtype in (None, bool) else page.dtype.newbyteorder("=")
     return (lengths.get("S", 1), height, width), dtype
+
+
+def _check_colours(page: Any, channels: int) -> None:
+    """ValueError for values that are no shades of gray, RGB, numbers of a palette, or four inks of 8 bits."""
+    if page.photometric in _NO_RGB:
+        raise ValueError(f"its colours are {_NO_RGB[page.photometric]}: convert it to RGB")
+    if page.photometric == LUMA and channels == 3 and page.compression in _PLAIN:
+        raise ValueError("its colours are luma and chroma (YCbCr): convert it to RGB")
+    if page.photometric == INKS and (channels != 4 or page.dtype != np.uint8):
+        raise ValueError(f"its colours are {channels} inks of {page.dtype}, read are CMYK of 8 bits: convert it to RGB")
 
 
 def orientation(page: Any) -> int:
@@ -233,6 +250,8 @@ def special(page: Any) -> str:
         return "0 is white in it"
     if page.photometric == PALETTE:
         return "it has a palette"
+    if page.photometric == INKS:
+        return "it is in inks (CMYK)"
     return "it has bits for pixels" if page.dtype is None or page.dtype == bool else ""
 
 

@@ -19,7 +19,11 @@ def in_8bit_steps(array: np.ndarray, name: str) -> np.ndarray:
     """
     check_dtype(array.dtype, name)
     if array.dtype.kind == "u":
-        return array if array.dtype.itemsize == 1 else array.astype(np.float32) / np.float32(257)
+        if array.dtype.itemsize == 1:
+            return array
+        steps = array.astype(np.float32)
+        steps /= np.float32(257)  # in place: a large image is not in memory thrice
+        return steps
     check_finite(array, name)
     return array
 

@@ -9,6 +9,15 @@ headers.py   the walk from the superblock through all objects
 from __future__ import annotations
 
 from .headers import MAX_TEXT, check_object, check_structure
-from .types import CHECKSUM, DEFLATE, FLETCHER, SHUFFLE
+from .types import CHECKSUM, DEFLATE, FLETCHER, SCALE_OFFSET, SHUFFLE
 
-__all__ = ["CHECKSUM", "DEFLATE", "FLETCHER", "MAX_TEXT", "SHUFFLE", "check_object", "check_structure"]
+__all__ = [
+    "CHECKSUM",
+    "DEFLATE",
+    "FLETCHER",
+    "MAX_TEXT",
+    "SCALE_OFFSET",
+    "SHUFFLE",
+    "check_object",
+    "check_structure",
+]

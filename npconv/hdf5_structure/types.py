@@ -13,7 +13,7 @@ from .bytes import UNDEFINED, Fields, messages
 
 MAX_AXES, MAX_FILTERS, MAX_TYPES = 32, 32, 8  # the last: datatypes in datatypes
 MAX_ELEMENTS = 1 << 62
-DEFLATE, SHUFFLE, FLETCHER = 1, 2, 3  # numbers of filters
+DEFLATE, SHUFFLE, FLETCHER, SCALE_OFFSET = 1, 2, 3, 6  # numbers of filters
 CHECKSUM = 4  # bytes that fletcher32 adds
 TYPE = 3  # the kind of message
 FIXED, FLOAT, TIME, STRING, BITFIELD, OPAQUE, COMPOUND, REFERENCE, ENUM, VARIABLE, ARRAY = range(11)

@@ -13,13 +13,14 @@ from ..npy_header import npy_header
 from .zip_entries import checked_entry, entries_of, opened_zip, zip_errors
 
 CHUNK = 1 << 20  # bytes that are unpacked at a time
+SPARE_BYTES = 100 << 20  # that zeros may become: in another order of axes and bytes they are in memory thrice
 
 
 def read_npz(path: str) -> dict[str, np.ndarray]:
     """The arrays of an .npz file, by name, in its order and this machine's byte order."""
     arrays = {}
     with opened_zip(path) as archive:
-        entries = entries_of(archive)
+        entries = entries_of(archive, SPARE_BYTES)
         for entry_name in entries:
             if not entry_name.endswith(".npy"):
                 raise FileFormatError(f"{entry_name[:100]!r} must end in .npy")

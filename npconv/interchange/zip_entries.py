@@ -69,10 +69,11 @@ def zip_errors() -> Iterator[None]:
         raise FileFormatError("a damaged zip archive: it points before its beginning or beyond any file") from None
 
 
-def entries_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+def entries_of(archive: zipfile.ZipFile, spare: int = SPARE_BYTES) -> dict[str, zipfile.ZipInfo]:
     """The entries by name; FileFormatError if a name is there twice, or if together they are more than they can be.
 
-    Nothing is read here: what the entries claim must fit into the file, and may unpack to so many times its size.
+    Nothing is read here: what the entries claim must fit into the file, and may unpack to so many times its size and
+    `spare` bytes more.
     """
     entries: dict[str, zipfile.ZipInfo] = {}
     size = archive_size(archive)
@@ -90,9 +91,10 @@ def entries_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     unpacked = sum(entry.file_size for entry in entries.values())
     if packed > size:
         raise FileFormatError(f"the entries of the archive have {packed:,} bytes, the file has {size:,}")
-    if unpacked > MAX_RATIO * packed + SPARE_BYTES:
+    if unpacked > MAX_RATIO * packed + spare:
         raise FileFormatError(
-            f"the archive has {packed:,} bytes that would unpack to {unpacked:,}: more than {MAX_RATIO} times as many"
+            f"the archive has {packed:,} bytes that would unpack to {unpacked:,}: more than {MAX_RATIO} times as many, "
+            f"and more than {spare:,}; written anew without compression it is read"
         )
     return entries
 

@@ -127,8 +127,8 @@ def test_links_and_chunks_without_end_are_not_followed(tmp_path: Path) -> None:
     assert len(data.HDF5Photos(tmp_path / "a.h5", "short")) == 3
     with pytest.raises(nc.FileFormatError, match=r"has no data set 'long'; it has: images, short, tiny"):
         data.HDF5Photos(tmp_path / "a.h5", "long")
-    with pytest.raises(nc.FileFormatError, match=r"one of its images is in 32,000,000 chunks, 131,072 at most"):
-        data.HDF5Photos(tmp_path / "a.h5", "tiny")
+    with pytest.raises(nc.FileFormatError, match=r"a\.h5\[0\]: .* is in 32,000,000 chunks, 65,536 at most"):
+        data.HDF5Photos(tmp_path / "a.h5", "tiny")[0]
 
 
 def test_free_blocks_of_a_heap_that_lie_in_each_other_are_refused(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_chunks_are_read_without_a_search_among_all(tmp_path: Path) -> None:
         )
         stub: Any = SimpleNamespace(shape=sparse.shape, dtype=sparse.dtype, chunks=sparse.chunks, id=only)
         checked = CheckedChunks(stub)
-        checked._check((slice(None),))
+        checked._check([range(4), range(0, 9, 9)])
         assert checked._good == {(i, 0) for i in range(4)}
         assert CheckedChunks(sparse)[1:3].mean(1).tolist() == [5, 1]
 
