@@ -193,4 +193,3 @@ def _inflated(data: bytes, most: int, place: tuple[int, ...]) -> tuple[int, bool
     except zlib.error as error:
         raise ValueError(f"its chunk at {place} does not unpack: {error}") from error
     return made, unpacker.eof
-

@@ -39,8 +39,9 @@ def series_of(file: Any, held: Directories) -> tuple[list[Any], int]:
         if len(kept) == 1:  # marks that tell nothing
             kept = list(range(count))
         _forget_kinds(file, held, copies=len(kept) < count)
-        pages = file.pages
-        pages.__class__ = _unwalkable(type(pages))
+        pages: Any = file.pages
+        walked: Any = type(pages)
+        pages.__class__ = _unwalkable(walked)
         try:
             return list(file.series), 0
         except _WalkedOverError:
