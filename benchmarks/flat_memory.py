@@ -173,7 +173,8 @@ def plot(found: dict[str, list[Sample]], path: Path) -> None:
         if samples[-1].children:
             theirs, label = [one.of_children / 1024 for one in samples], f"{verdict.slope_of_children:+.1f} kB"
             axis.plot(steps, theirs, color=COLOURS["torch"], label=f"its worker process: {label}")
-        axis.set(title=f"by {way}", xlabel="step", ylabel="resident memory, MB", ylim=(0, None))
+        axis.set(title=f"by {way}", xlabel="step", ylabel="resident memory, MB")
+        axis.set_ylim(0, 1.2 * max(own))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="lower right")
     figure.savefig(path, dpi=110)
