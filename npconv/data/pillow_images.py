@@ -206,11 +206,15 @@ def _pixels(image: Image, channels_first: bool) -> np.ndarray:
 
 
 def _scale_transparency(image: Image) -> None:
-    """Of gray PNGs of 2 and 4 bits pillow scales the pixels to 0..255, but not the gray that is transparent."""
+    """Of gray PNGs of few bits pillow scales the pixels to 0..255, but not the gray that is transparent: never of 2 and
+    4 bits, and of 1 bit not in its older versions."""
     gray, tiles = image.info.get("transparency"), getattr(image, "tile", ())
-    factor = _GRAY_STEPS.get(tiles[0][3]) if image.format == "PNG" and image.mode == "L" and tiles else None
-    if factor and isinstance(gray, int):
-        image.info["transparency"] = gray * factor
+    if image.format != "PNG" or not isinstance(gray, int):
+        return
+    if image.mode == "1":
+        image.info["transparency"] = 255 if gray else 0
+    elif image.mode == "L" and tiles:
+        image.info["transparency"] = gray * _GRAY_STEPS.get(tiles[0][3], 1)
 
 
 def _check_exif(image: Image) -> None:
