@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import small_training
+from concurrently import at_once, hasty_threads
 from small_training import batch, experiment, state
 
 import npconv as nc
 from npconv import backends, training
-from npconv.backends.cpu.blas import BlasThreads
 from npconv.data.photos import LRUCache
 
 pytestmark = pytest.mark.cpu
@@ -34,23 +32,8 @@ def shared_work(monkeypatch: pytest.MonkeyPatch, set_workers: Callable[[int], No
 
 @pytest.fixture
 def hasty() -> Iterator[None]:
-    """Threads change places after nearly every instruction."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
-
-
-def at_once(*calls: Callable[[], Any]) -> list[Any]:
-    """The results of calls that begin at the same time, a thread each; raises what one of them raised."""
-    gate = threading.Barrier(len(calls))
-
-    def begin(call: Callable[[], Any]) -> Any:
-        gate.wait(20)
-        return call()
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return [future.result(60) for future in [pool.submit(begin, call) for call in calls]]
+    with hasty_threads():
+        yield
 
 
 # ---- networks of their own ----
@@ -208,67 +191,6 @@ def test_no_grad_and_prepared_weights_are_of_the_thread_that_asked() -> None:
         return nc.is_grad_enabled(), changed
 
     assert at_once(without, beside)[1] == (True, True)
-
-
-class Library:
-    """A BLAS with a number of threads, as threadpoolctl shows it."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def get_num_threads(self) -> int:
-        return self.count
-
-    def set_num_threads(self, count: int) -> None:
-        self.count = count
-
-
-def test_the_blas_has_one_thread_while_anyone_computes_and_its_own_number_after(
-    hasty: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(BlasThreads, "PAUSE", 0.0005)  # raised again between any two
-    blas, library = BlasThreads(), Library(4)
-    blas._libraries = [library]
-
-    def compute() -> set[int]:
-        seen = set()
-        for i in range(300):
-            with blas.limited():
-                seen.add(library.count)
-                if i % 50 == 0:
-                    time.sleep(0.002)
-                seen.add(library.count)
-        return seen
-
-    assert at_once(*[compute] * 4) == [{1}] * 4
-    until = time.monotonic() + 10
-    while library.count != 4 and time.monotonic() < until:
-        time.sleep(0.005)
-    assert library.count == 4
-
-
-@pytest.mark.parametrize("broken", [False, True])
-def test_a_blas_that_is_not_found_is_left_alone(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """threadpoolctl does not know all of them, such as Apple's Accelerate."""
-
-    class Found:
-        def __init__(self) -> None:
-            if broken:
-                raise AttributeError("no such function in this system's library")
-            self.lib_controllers: list[Library] = []
-
-    monkeypatch.setattr("threadpoolctl.ThreadpoolController", Found)
-    blas, computed = BlasThreads(), []
-    with contextlib.ExitStack() as stack:
-        if broken:
-            told = r"threads of NumPy's BLAS are not found.*\(AttributeError: no such function"
-            stack.enter_context(pytest.warns(RuntimeWarning, match=told))
-        for _ in range(2):
-            with blas.limited():
-                computed.append(True)
-    with blas.limited(), blas.limited():  # warned of once
-        computed.append(True)
-    assert len(computed) == 3 and blas.describe() == "BLAS: not recognised by threadpoolctl"
 
 
 def test_a_cache_that_threads_share_keeps_to_its_size(hasty: None) -> None:

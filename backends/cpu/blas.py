@@ -23,6 +23,9 @@ class BlasThreads:
     Raising the number wakes the threads of OpenBLAS, which then wait for work by turning in circles for some hundredths
     of a second, on the cores where our workers compute. A training loop that lowered and raised it at every step
     would compete with them all the time. So it is raised again by a thread that waits for a pause.
+
+    An OpenBLAS that is built with OpenMP has a number for each thread that calls it. There, each thread lowers its own
+    and raises it again itself: those of workers never do.
     """
 
     PAUSE = 0.5  # seconds without work after which the BLAS gets its threads back
@@ -34,7 +37,9 @@ class BlasThreads:
             need = "npconv shares the cores with NumPy's BLAS by means of threadpoolctl"
             raise ImportError(f"{need} ({error}): pip install threadpoolctl") from error
         self._find: Callable[[], Any] = ThreadpoolController
-        self._libraries: list[Any] | None = None
+        self._libraries: list[Any] | None = None  # that have one number of threads for the whole process
+        self._by_thread: list[Any] = []  # that have one for each thread
+        self._problem: str | None = None  # why they were not found, until it is told
         self._before: list[int] | None = None  # the numbers of threads to go back to, while lowered
         self._restorer = False  # whether a thread waits to go back to them
         self._asking: dict[int, weakref.ref[_Limited]] = {}  # who asks for one thread now, by id
@@ -43,20 +48,49 @@ class BlasThreads:
 
     def _found(self) -> list[Any]:
         if self._libraries is None:
-            found, problem = [], None
+            found = []
             try:
                 found = self._find().lib_controllers
             except Exception as error:  # each system has a search of its own, by what the system has
-                problem = f"{type(error).__name__}: {error}"
-            self._libraries = [library for library in found if library.user_api == "blas"]
-            if problem:
-                told = "the threads of NumPy's BLAS are not found, and may get in the way of npconv's"
-                warnings.warn(f"{told} ({problem})", RuntimeWarning, stacklevel=2)
+                self._problem = f"{type(error).__name__}: {error}"
+            blas = [library for library in found if library.user_api == "blas"]
+            self._by_thread = [library for library in blas if _has_one_by_thread(library)]
+            self._libraries = [library for library in blas if not _has_one_by_thread(library)]
         return self._libraries
 
+    def _tell_problem(self) -> None:
+        """Warn, once, that libraries were not found; not within the lock, for who is warned may compute."""
+        problem, self._problem = self._problem, None
+        if problem is not None:
+            told = "the threads of NumPy's BLAS are not found, and may get in the way of npconv's"
+            warnings.warn(f"{told} ({problem})", RuntimeWarning, stacklevel=4)
+
     def set(self, count: int) -> None:
+        """So many threads; of libraries that have a number for each thread, for this one."""
         for library in self._found():
+            _set(library, count)
+        for library in self._by_thread:
             library.set_num_threads(count)
+        self._tell_problem()
+
+    @property
+    def has_by_thread(self) -> bool:
+        """Whether there are libraries that have a number of threads for each thread."""
+        return bool(self._by_thread)
+
+    def lower_here(self) -> list[int]:
+        """One thread for what this thread calls, of libraries that have a number for each; the numbers before."""
+        before = [library.get_num_threads() for library in self._by_thread]
+        for library, count in zip(self._by_thread, before, strict=True):
+            if count > 1:
+                library.set_num_threads(1)
+        return before
+
+    def restore_here(self, before: list[int]) -> None:
+        """Go back to what `lower_here` gave, in the same thread."""
+        for library, count in zip(self._by_thread, before, strict=False):
+            if count > 1:
+                library.set_num_threads(count)
 
     def limited(self) -> _Limited:
         """A context within which there is one thread, however long it takes."""
@@ -84,17 +118,14 @@ class BlasThreads:
                     self._restore()
                     raise
             self._asking[id(who)] = weakref.ref(who)
+        if self._problem is not None:
+            self._tell_problem()
 
     def leave(self, who: _Limited) -> None:
         with self._lock:
             self.forget(who)
             self._last = time.monotonic()
-            if (
-                not self._asked()
-                and self._before is not None
-                and not self._restorer
-                and max(self._before, default=1) > 1
-            ):
+            if max(self._before or [1]) > 1 and not self._restorer and not self._asked():
                 self._restore()
 
     def forget(self, who: _Limited) -> None:
@@ -110,14 +141,15 @@ class BlasThreads:
     def _lower(self) -> None:
         self._before = [library.get_num_threads() for library in self._found()]
         if max(self._before, default=1) > 1:
-            self.set(1)
+            for library in self._found():
+                _set(library, 1)
             with contextlib.suppress(RuntimeError):  # too many threads, or an interpreter that ends
                 threading.Thread(target=self._restore_later, name="npconv-blas", daemon=True).start()
                 self._restorer = True
 
     def _restore(self) -> None:
         for library, count in zip(self._libraries or [], self._before or [], strict=False):
-            library.set_num_threads(count)
+            _set(library, count)
         self._before, self._restorer = None, False
 
     def _restore_later(self) -> None:
@@ -134,9 +166,27 @@ class BlasThreads:
         self._restore()
 
     def describe(self) -> str:
-        libraries = [library.info() for library in self._found()]
+        libraries = [library.info() for library in (*self._found(), *self._by_thread)]
         found = [f"{library['internal_api']} {library.get('version') or ''}".strip() for library in libraries]
         return "BLAS: " + (", ".join(found) or "not recognised by threadpoolctl")
+
+
+def _has_one_by_thread(library: Any) -> bool:
+    return library.internal_api == "openblas" and library.threading_layer == "openmp"
+
+
+def _set(library: Any, count: int) -> None:
+    """So many threads for the whole process, whichever thread asks.
+
+    Since 3.8 threadpoolctl lets only the thread set the number of an OpenBLAS which has set it first, for as long as it
+    lives, and does nothing in others, without a word. npconv lowers it in one thread and raises it in another.
+    """
+    clear = getattr(library, "clear_controlling_thread", None)
+    if clear is not None:
+        clear(force=True)
+    library.set_num_threads(count)
+    if clear is not None:
+        clear(force=True)
 
 
 class _Limited:
@@ -146,14 +196,17 @@ class _Limited:
     object that is no more does not ask any more.
     """
 
-    __slots__ = ("__weakref__", "_of")
+    __slots__ = ("__weakref__", "_here", "_of")
 
     def __init__(self, of: BlasThreads) -> None:
         self._of = of
+        self._here: list[int] | None = None
 
     def __enter__(self) -> None:
         try:
             self._of.lower(self)
+            if self._of.has_by_thread:
+                self._here = self._of.lower_here()
         except BaseException:  # it may have come when all was done
             self._of.forget(self)
             raise
@@ -162,6 +215,8 @@ class _Limited:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if self._here is not None:
+                self._of.restore_here(self._here)
             self._of.leave(self)
         except BaseException:
             self._of.forget(self)

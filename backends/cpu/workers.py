@@ -240,7 +240,8 @@ class WorkerPool:
             with self._lock, contextlib.suppress(RuntimeError):  # too many threads, or an interpreter that ends
                 while len(self._threads) < count:
                     name = f"npconv-worker-{len(self._threads) + 1}"
-                    thread = threading.Thread(target=_serve, args=(self._calls, self._inside), name=name, daemon=True)
+                    served = self._calls, self._inside, self._blas  # not the pool, which they would keep
+                    thread = threading.Thread(target=_serve, args=served, name=name, daemon=True)
                     thread.start()
                     self._threads.append(thread)
         return min(count, len(self._threads))
@@ -264,9 +265,13 @@ def _alone(inside: threading.local, work: Callable[[], Result]) -> Result:
         inside.task = before
 
 
-def _serve(calls: SimpleQueue[_Group | None], inside: threading.local) -> None:
+def _serve(calls: SimpleQueue[_Group | None], inside: threading.local, blas: BlasThreads) -> None:
+    lowered = False
     while (group := calls.get()) is not None:
         with contextlib.suppress(Exception):  # no memory even to begin: the caller does what is left
+            if not lowered:  # the libraries are known now
+                blas.lower_here()
+                lowered = True
             group.help(inside)
         del group  # or its arrays would live until the next one
     calls.put(None)  # for the next thread: who ends the pool need not know how many there are

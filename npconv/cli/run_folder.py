@@ -54,7 +54,8 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, overwrite: bool, options: dict[str, Any], has_checkpoints: bool = True) -> None:
-        self.path, self._options, self._has_checkpoints = path, options, has_checkpoints
+        self.path, self._options = path, options
+        self._old_checkpoint = not has_checkpoints  # whether there may be one of an earlier run, which is overwritten
         self.best: Epoch | None = None
         self._history: list[Epoch] = []
         self._saved: Epoch | None = None  # that of which the model is in the folder
@@ -152,9 +153,10 @@ class RunFolder:
     def _write_model(self, epoch: Epoch, contents: bytes, path: Path) -> None:
         with whole_file(path) as part:
             part.write_bytes(contents)
-            if not self._has_checkpoints and self._saved is None:
-                self.checkpoint.unlink(missing_ok=True)  # of an earlier run, which is being overwritten now
         self._saved = epoch
+        if self._old_checkpoint:  # not before the earlier model has gone: they belong together
+            self.checkpoint.unlink(missing_ok=True)
+            self._old_checkpoint = False
 
     # ---- writing it ----
     def update(self) -> None:

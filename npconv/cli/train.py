@@ -184,7 +184,7 @@ class Training:
 
     def _held(self) -> str:
         """What the folder holds of a run that has begun, in words."""
-        with contextlib.suppress(OSError):  # another error may be about to be told; the checkpoint has it all
+        with contextlib.suppress(Exception):  # an interrupt or another error is to be told; the checkpoint has it all
             self._restore_folder()
             self.folder.write()
         return self.folder.kept()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # pillow's names, by the number of channels
 _JPEG_QUALITY = 95
-_GRAY_STEPS = {"L;2": 85, "L;4": 17}  # of 0..255, by pillow's names for gray of 2 and 4 bits
+_FEW_GRAYS = {"L;2": 4, "L;4": 16}  # how many there are, by pillow's names for gray of 2 and 4 bits
 MOST_PIXELS = 20_000**2  # a file that claims more is refused: it would fill the memory
 MOST_EXIF = 65_533  # bytes of a JPEG's marker
 _STRIP = 256  # rows that are copied out of a picture at a time
@@ -214,7 +214,9 @@ def _scale_transparency(image: Image) -> None:
     if image.mode == "1":
         image.info["transparency"] = 255 if gray else 0
     elif image.mode == "L" and tiles:
-        image.info["transparency"] = gray * _GRAY_STEPS.get(tiles[0][3], 1)
+        grays = _FEW_GRAYS.get(tiles[0][3], 0)
+        if gray < grays:  # else it has been scaled already
+            image.info["transparency"] = gray * (255 // (grays - 1))
 
 
 def _check_exif(image: Image) -> None:

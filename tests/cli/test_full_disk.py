@@ -324,6 +324,7 @@ def test_without_checkpoints(disk: Disk, tmp_path: Path, alone: Path, data: Path
     assert run(data, out, *never) == 1
     older = f"{out / 'model.h5'} is an older one"
     assert told()[1].endswith(f"; the best epoch, 2 (30.00 dB), could not be written; {older}")
+    assert (out / "checkpoint.h5").exists()  # as does the older model
     disk.set(False)
     at_epochs({n: lambda n=n: disk.set(n == 2) for n in range(1, 5)})
     assert run(data, out, *never) == 0

@@ -20,7 +20,7 @@ from npconv import epochs
 from npconv.checkpoints import file as checkpoint_file
 from npconv.checkpoints.file import read
 from npconv.cli import main, train
-from npconv.cli.run_folder import FILES
+from npconv.cli.run_folder import FILES, RunFolder
 from npconv.cli.sources import open_source
 from npconv.model import Model
 
@@ -158,6 +158,24 @@ def test_a_signal_ends_it_like_ctrl_c(
         assert signal.getsignal(number) is signal.SIG_DFL
     assert capsys.readouterr().err.startswith("npconv train: terminated: no epoch had ended, so nothing was saved; ")
     assert read(tmp_path / "run" / "checkpoint.h5").state["progress"]["epoch"]["steps"] == 3
+
+
+def test_whatever_fails_after_ctrl_c_it_is_ctrl_c_that_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    word = train.in_one_word
+
+    def no_memory(self: RunFolder) -> None:
+        raise MemoryError
+
+    def then(interrupt: KeyboardInterrupt) -> str:
+        monkeypatch.setattr(RunFolder, "write", no_memory)
+        return word(interrupt)
+
+    monkeypatch.setattr(train, "in_one_word", then)
+    with signal_in_step(3):
+        assert run(folder, tmp_path / "run") == 130
+    assert capsys.readouterr().err.startswith("npconv train: interrupted: ")
 
 
 def test_ctrl_c_while_the_last_checkpoint_is_written_comes_after_it(
