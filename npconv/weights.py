@@ -29,6 +29,7 @@ from .backends import backend, to_numpy
 from .errors import FileFormatError
 from .errors import WeightsFileError as WeightsFileError
 from .extras import h5py
+from .hdf5_files import create_hdf5, read_hdf5
 from .hdf5_structure import MAX_TEXT, check_structure
 from .module import Module
 from .name_order import by_modules
@@ -171,7 +172,7 @@ def _read_into(network: Module, file: Any, found: dict[str, dict[str, Any]]) -> 
             "in the file"
             for name, ours in arrays.items()
             for theirs in [found[group].get(name)]
-            if theirs is not None and (_shape(theirs), theirs.dtype) != (ours.shape, ours.dtype)
+            if theirs is not None and (_shape(theirs), _native(theirs)) != (ours.shape, ours.dtype)
         ]
     if problems:
         raise WeightsFileError(f"{file.filename} does not fit the network:\n  " + "\n  ".join(problems))
@@ -198,7 +199,9 @@ def _warn_of_infinities(values: dict[str, dict[str, np.ndarray]], name: str) -> 
 def _take_over_dtypes(network: Module, found: dict[str, dict[str, Any]]) -> None:
     """A network just built is float32; the file may hold float64, for some of its arrays or for all."""
     double = np.dtype("float64")
-    is_double = {(group, name) for group, held in found.items() for name, data in held.items() if data.dtype == double}
+    is_double = {
+        (group, name) for group, held in found.items() for name, data in held.items() if _native(data) == double
+    }
     for name, parameter in network.named_parameters():
         if ("parameters", name) in is_double:
             parameter.data = parameter.data.astype(double)
@@ -256,7 +259,13 @@ def _values(dataset: Any) -> np.ndarray:
     if not checked or dataset.id.get_num_chunks() != 1 or dataset.id.get_chunk_info(0).filter_mask:
         raise WeightsFileError(f"{dataset.file.filename}: {dataset.name[1:]} must be one chunk with a checksum")
     values: np.ndarray = dataset[...]  # the checksum is verified here
-    return values.reshape(_shape(dataset))
+    return values.astype(_native(dataset), copy=False).reshape(_shape(dataset))
+
+
+def _native(dataset: Any) -> np.dtype:
+    """The dtype of a dataset in this machine's byte order, whatever that of the file."""
+    dtype: np.dtype = dataset.dtype.newbyteorder("=")
+    return dtype
 
 
 def _architecture(file: Any) -> Any:
@@ -286,7 +295,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
         raise WeightsFileError(f"{os.fspath(path)} is not a file")
     try:
         check_structure(path, strict=True)
-        with h5py.File(path, "r") as file:
+        with read_hdf5(path) as file:
             kind, version = file.attrs.get("format"), file.attrs.get("version")
             if kind != FORMAT:
                 raise WeightsFileError(f"{os.fspath(path)} is not an npconv file (format={kind!r})")
@@ -300,6 +309,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
             raise
         named = str(error) if os.fspath(path) in str(error) else f"{os.fspath(path)}: {error}"
         raise WeightsFileError(named) from error.__cause__
+    except BlockingIOError as error:
+        raise WeightsFileError(f"{os.fspath(path)} is locked by a process that may be writing it: {error}") from error
     # h5py has no one error for damaged files: these are what it lets through.
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise WeightsFileError(f"{os.fspath(path)} is damaged or not an HDF5 file: {error}") from error
@@ -313,7 +324,7 @@ def _written(path: Path) -> Iterator[Any]:
     if path.is_dir() or not path.parent.is_dir():
         raise WeightsFileError(f"{path} cannot be written: it is a folder, or the folder it is in does not exist")
     try:
-        with whole_file(path) as part, h5py.File(part, "w", track_order=False) as file:
+        with whole_file(path) as part, create_hdf5(part, track_order=False) as file:
             yield file
     except OSError as error:
         raise WeightsFileError(f"{path} cannot be written: {error}") from error

@@ -8,14 +8,24 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
+T = TypeVar("T")
 
 _LONGEST = 255  # bytes of a file's name, on the usual file systems
 _DAY = 86400  # seconds after which a part is nobody's, even if a process has the number in its name
 _numbers = itertools.count(1)  # several threads may write the same file
 _under_way: set[Path] = set()
+_WINDOWS = os.name == "nt"
+_WAITS = [0.01 * 2**i for i in range(8)]  # seconds, 2.5 in all
 
 
 @contextmanager
@@ -29,14 +39,33 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     _under_way.add(part)
     try:
         yield part
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())  # onto the disk, before the name points to it
-        os.replace(part, path)
+        with _patiently(lambda: open(part, "rb+")) as file:
+            _onto_disk(file.fileno())  # before the name points to it
+        _patiently(lambda: os.replace(part, path))
         _name_onto_disk(path.parent)
     finally:
         with contextlib.suppress(OSError):  # a folder that is gone, or read-only by now: what went wrong is being told
             part.unlink(missing_ok=True)
         _under_way.discard(part)
+
+
+def _patiently(action: Callable[[], T]) -> T:
+    """What `action` returns, where Windows lets it: virus scanners and others hold a new file for a moment."""
+    for wait in _WAITS if _WINDOWS else []:
+        try:
+            return action()
+        except PermissionError:
+            time.sleep(wait)
+    return action()
+
+
+def _onto_disk(handle: int) -> None:
+    """Have what was written on the disk itself: on macOS, fsync leaves it to the drive, which loses it with power."""
+    if hasattr(fcntl, "F_FULLFSYNC"):
+        with contextlib.suppress(OSError):  # file systems of other systems do not have it
+            fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(handle)
 
 
 def remove_parts(*paths: str | os.PathLike[str]) -> None:
@@ -87,6 +116,6 @@ def _name_onto_disk(folder: Path) -> None:
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(handle)
+            _onto_disk(handle)
         finally:
             os.close(handle)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
+import tempfile
 import time
+import unicodedata
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,7 +92,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     for source, target in zip(inputs, outputs, strict=True):
         _check_output(source, target, args.overwrite)
     folder = Path(args.output) if is_folder else Path(args.output).parent
-    _check_folder(folder)
+    _check_names(inputs, outputs, _check_folder(folder))
     model = load_denoiser(args.model)
     options = {
         "white": args.range,
@@ -124,18 +128,41 @@ def _outputs(inputs: list[Path], output: str, is_folder: bool) -> list[Path]:
     outputs = [Path(output) / path.name for path in inputs]
     for i, path in enumerate(outputs):
         if path in outputs[:i]:
-            raise ValueError(
-                f"{str(inputs[outputs.index(path)])!r} and {str(inputs[i])!r} would both become "
-                f"{str(path)!r}: denoise them one after the other, into two folders"
-            )
+            raise _both_become(inputs[outputs.index(path)], inputs[i], path)
     return outputs
 
 
-def _check_folder(folder: Path) -> None:
-    """ValueError if a file is where the folder, or one above it, would have to be."""
+def _both_become(first: Path, second: Path, output: Path) -> ValueError:
+    return ValueError(
+        f"{str(first)!r} and {str(second)!r} would both become {str(output)!r}: denoise them one after the other, into "
+        "two folders"
+    )
+
+
+def _check_names(inputs: list[Path], outputs: list[Path], there: Path) -> None:
+    """ValueError if two names are one to the file system of the folder `there`, as Scan.png and scan.png on macOS.
+
+    On another file system they are two files. So it is asked, with empty files of these names.
+    """
+    alike = defaultdict(list)
+    for source, target in zip(inputs, outputs, strict=True):
+        alike[unicodedata.normalize("NFC", target.name).casefold()].append((source, target))
+    for (first, target), *others in alike.values():
+        if not others:
+            continue
+        with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=there, ignore_cleanup_errors=True) as place:
+            (Path(place) / target.name).touch()
+            for second, other in others:
+                if (Path(place) / other.name).exists():
+                    raise _both_become(first, second, target)
+
+
+def _check_folder(folder: Path) -> Path:
+    """The folder, or the one above it that exists; ValueError if a file is where one of them would have to be."""
     there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
     if there.exists() and not there.is_dir():
         raise ValueError(f"{str(there)!r} is a file, not a folder to write to: choose another with -o")
+    return there
 
 
 def _check_output(source: Path, target: Path, overwrite: bool) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 
 from ..npy_header import npy_header
 
+_BLOCK = 1 << 20  # bytes that are read and written at once
+
 
 @dataclass(frozen=True)
 class FileArray:
@@ -52,19 +54,39 @@ def npy_array(path: Path) -> FileArray:
 
 
 def reserve(path: Path) -> None:
-    """Give a file the room on the disk that its length needs.
+    """Give a file the room on the disk that its length needs; what is in it stays.
 
     A new file that is mapped has holes, and where the disk is full, writing into them ends the process (SIGBUS). Raises
     OSError that says so instead, before anything is written.
     """
-    if not hasattr(os, "posix_fallocate"):
-        return
     with open(path, "rb+") as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            os.posix_fallocate(file.fileno(), 0, size)
+            if not _allocated(file.fileno(), size):
+                _fill_holes(file.fileno())
         except OSError as error:
-            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                return  # a file system that cannot tell
             text = f"the disk of {str(path.parent)!r} has too little room for {size:,} bytes: {error.strerror}"
             raise OSError(error.errno, text) from error
+
+
+def _allocated(handle: int, size: int) -> bool:
+    """Whether the system gives the file that room without a byte being written."""
+    if os.name == "nt":
+        return True  # where a file has no holes unless it is asked for them
+    if not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            return False  # a file system that cannot tell
+        raise
+    return True
+
+
+def _fill_holes(handle: int) -> None:
+    """Write all that is read back to its place: zeros, where a hole is."""
+    at = 0
+    while block := os.pread(handle, _BLOCK, at):
+        at += os.pwrite(handle, block, at)
+    os.fsync(handle)  # network file systems say only now that their disk is full

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import FileFormatError, about_a_file
 from ..extras import h5py
+from ..hdf5_files import create_hdf5, read_hdf5
 from ..hdf5_structure import check_object, check_structure
 from ..whole_file import whole_file
 from .hdf5_chunks import CheckedChunks, check_values, stored_bytes
@@ -220,7 +221,7 @@ def dataset_names(path: str | Path) -> list[str]:
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes a new file beside `path` that then takes its place: a crash leaves the old one whole."""
-    with whole_file(path) as part, h5py.File(part, "w", track_order=False) as file:
+    with whole_file(path) as part, create_hdf5(part, track_order=False) as file:
         for name, images in arrays.items():
             chunks = (1, images.shape[1], *(min(side, CHUNK_SIDE) for side in images.shape[2:]))
             file.create_dataset(name, data=images, chunks=chunks, fletcher32=True, track_order=False)
@@ -231,7 +232,7 @@ def _opened(path: Path, chunk_cache: int = _CHUNK_CACHE) -> h5py.File:
         raise FileNotFoundError(f"there is no file {str(path)!r}")
     try:
         check_structure(path)
-        return h5py.File(path, "r", rdcc_nbytes=chunk_cache)
+        return read_hdf5(path, rdcc_nbytes=chunk_cache)
     except FileFormatError as error:
         raise FileFormatError(f"{str(path)!r} is not an HDF5 file that can be read: {error}") from None
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..extras import h5py, require
+from ..hdf5_files import create_hdf5
 from ..whole_file import whole_file
 from .file_array import FileArray, reserve
 from .hdf5 import CHUNK_SIDE
@@ -66,7 +67,7 @@ def new_stack(path: str | Path, stack: Stack) -> Iterator[Target]:
         warnings.warn(f"{path}: the EXIF data ({size:,} bytes) is left out: a JPEG has room for 64 KB", stacklevel=3)
     with whole_file(path) as part:
         if ending in HDF5_ENDINGS:
-            with h5py.File(part, "w") as file:
+            with create_hdf5(part) as file:
                 yield _hdf5(file, stack)
         elif ending == ".npy":
             yield _npy(part, stack)

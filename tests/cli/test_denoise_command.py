@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -246,6 +249,33 @@ def test_wrong_arguments_come_before_any_work(tmp_path, rgb_model, denoise, caps
     assert error.startswith("npconv denoise: error: ") and error.count("\n") == 1
     assert message in error.replace("\\\\", "/")
     assert not (tmp_path / "denoised").exists() and not (tmp_path / "z.png").exists()
+
+
+@pytest.mark.parametrize("names", [("Scan.png", "scan.png"), ("\u00c9.png", "e\u0301.png")])
+def test_names_that_the_file_system_takes_for_one(tmp_path, rgb_model, denoise, capsys, monkeypatch, names):
+    """As on macOS and Windows: by case, and by how an accent is written. Elsewhere these are two files."""
+    for folder, name, seed in zip("ab", names, (1, 2), strict=True):
+        (tmp_path / folder).mkdir()
+        data.write_image(tmp_path / folder / name, random_image(3, "uint8", height=20 + seed))
+    inputs, exists = [f"{folder}/{name}" for folder, name in zip("ab", names, strict=True)], Path.exists
+
+    def folded(path: Path) -> str:
+        return unicodedata.normalize("NFC", path.name).casefold()
+
+    def exists_in_any_case(path: Path) -> bool:
+        return exists(path) or (path.parent.is_dir() and folded(path) in map(folded, path.parent.iterdir()))
+
+    there = sorted(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", exists_in_any_case)
+        assert denoise(*inputs, "-o", "out/", "--overwrite") == 2
+    message = f"{inputs[0]!r} and {inputs[1]!r} would both become {str(Path('out') / names[0])!r}: denoise them one"
+    assert message in capsys.readouterr().err and sorted(tmp_path.iterdir()) == there
+    (tmp_path / names[0]).touch()
+    if exists(tmp_path / names[1]):
+        pytest.skip("the file system is such a one")
+    assert denoise(*inputs, "-o", "out/", "--overwrite") == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
 
 
 def test_a_folder_of_one_image_may_become_a_file(tmp_path, rgb_model, denoise):
