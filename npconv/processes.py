@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import mmap
-import multiprocessing
 import os
 import select
 import sys
@@ -24,8 +23,7 @@ import time
 import traceback
 import weakref
 from functools import partial
-from multiprocessing.connection import Connection, Pipe
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .backends import backend
 from .backends.base import Array
@@ -34,6 +32,9 @@ from .forked import Forked
 from .losses import Loss
 from .module import Module
 from .replica import Replica, laid_out_like
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection  # not at run time: Pyodide has none
 
 PATIENCE = 0.001  # seconds that a process asks again and again before it sleeps: being woken takes a tenth of this
 LARGE = 4_000_000_000  # multiply-adds of a step beside which the turns do not count
@@ -49,10 +50,18 @@ def possible(network: Module, loss: Loss) -> bool:
     """Whether processes may compute with copies of this network."""
     if not processes_allowed():
         return False
-    # A daemonic process may have no children: multiprocessing's rule.
-    if sys.platform != "linux" or not backend().can_fork or multiprocessing.current_process().daemon:
+    if sys.platform != "linux" or not backend().can_fork or not _may_have_children():
         return False
     return computes_alone(network, loss)
+
+
+def _may_have_children() -> bool:
+    """Whether this Python has multiprocessing, and its rule is kept: a daemonic process may have no children."""
+    try:
+        from multiprocessing import connection, current_process  # noqa: F401  # connection is what a Team needs
+    except ImportError:
+        return False
+    return not current_process().daemon
 
 
 def computes_alone(network: Module, loss: Loss) -> bool:
@@ -78,6 +87,8 @@ class Team:
     """
 
     def __init__(self, network: Module, workers: list[Replica], x: Array, target: Array, most: int) -> None:
+        from multiprocessing.connection import Pipe
+
         self._workers, self._process = workers, os.getpid()
         self._ours: list[Connection] = []
         self._processes: list[Forked] = []

@@ -65,7 +65,7 @@ def test_cupy_that_is_not_installed_says_so_with_the_fix(monkeypatch: pytest.Mon
     with pytest.raises(RuntimeError) as caught:
         nc.asarray([1.0])
     text = str(caught.value)
-    for part in ("the cupy backend cannot be used", "CuPy is not installed", "pip install 'npconv[cuda12]'",
+    for part in ("the cupy backend cannot be used", "CuPy is not installed", 'pip install "npconv[cuda12]"',
                  "NPCONV_BACKEND=numpy, or unset, computes on the CPU"):  # fmt: skip
         assert part in text
 

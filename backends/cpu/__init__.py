@@ -14,6 +14,7 @@ from . import memory, prepared, transformed
 from .activation import ActivationOps
 from .choice import chosen_algorithm
 from .conv import ConvOps
+from .cores import quota_cores, runnable_cores
 from .loss import LossOps
 from .normalization import NormalizationOps
 from .pooling import PoolingOps
@@ -51,7 +52,11 @@ class NumpyBackend(ActivationOps, NormalizationOps, PoolingOps, ResamplingOps, L
 
     def describe(self) -> str:
         python = ".".join(map(str, sys.version_info[:3]))
-        return f"NumPy {np.__version__} on Python {python}, {self.workers} worker thread(s), {self._pool.blas()}"
+        threads = f"{self.workers} worker thread(s)"
+        cores = runnable_cores()
+        if not os.environ.get("NPCONV_THREADS") and self.workers == quota_cores() and self.workers < cores:
+            threads += f" (the container's quota of CPU time; it may run on {cores} cores)"
+        return f"NumPy {np.__version__} on Python {python}, {threads}, {self._pool.blas()}"
 
     @property
     def workers(self) -> int:

@@ -33,6 +33,7 @@ import numpy as np
 
 from ..forking import after_fork
 from .blas import BlasThreads
+from .cores import runnable_cores, usable_cores
 
 Result = TypeVar("Result")
 
@@ -40,7 +41,10 @@ MOST_THREADS = 1024  # that NPCONV_THREADS may ask for: more is a slip of the ke
 
 
 def thread_count() -> int:
-    """NPCONV_THREADS, or all cores that this process may use; ValueError unless it is a whole number, 1 to 1024."""
+    """NPCONV_THREADS, or all cores that this process may use, as many as a container's quota of their time is worth.
+
+    Raises ValueError unless it is a whole number, 1 to 1024.
+    """
     text = os.environ.get("NPCONV_THREADS", "")
     if not text:
         return usable_cores()
@@ -55,14 +59,6 @@ def processes_allowed() -> bool:
     if text not in ("0", "1"):
         raise ValueError(f"NPCONV_PROCESSES (={text[:80]!r}) must be 0 or 1")
     return text == "1"
-
-
-def usable_cores() -> int:
-    """The cores this process may run on, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        with contextlib.suppress(OSError):  # a sandbox may forbid to ask
-            return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Group:
@@ -141,22 +137,25 @@ class _Group:
 class WorkerPool:
     """`size` workers: the calling thread and threads that are started at first use.
 
-    Where NPCONV_THREADS bounds the workers, it bounds the BLAS of the process too: outside workers, a matrix product
-    has as many threads as there would be workers.
+    Where NPCONV_THREADS or a quota bounds the workers, it bounds the BLAS of the process too: outside workers, a matrix
+    product has as many threads as there would be workers. The BLAS itself knows of no quota.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._blas = BlasThreads()
         self._begin()
-        if size < usable_cores():
+        if size < runnable_cores():
             self._blas.set(size)
         forked = weakref.WeakMethod(self._forked)
         after_fork(lambda: (forked() or _nothing)())
 
     def blas(self) -> str:
-        """The BLAS libraries that NumPy uses, in words."""
-        return self._blas.describe()
+        """The BLAS libraries that NumPy uses, in words; of one that nobody can bound, what comes of it."""
+        text = self._blas.describe()
+        if text.endswith("not recognised by threadpoolctl"):
+            text += ": npconv cannot bound its threads, so speed, and the last bits of results, may depend on them"
+        return text
 
     def paused(self) -> AbstractContextManager[object]:
         """No thread begins to work within this context."""

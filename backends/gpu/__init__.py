@@ -35,7 +35,7 @@ from .windows import WindowOps
 Result = TypeVar("Result")
 
 TENSOR_CAPABILITY = 80  # of the first GPUs whose tensor cores take TF32
-INSTALL = "pip install 'npconv[cuda12]' or 'npconv[cuda13]' (the CUDA version that nvidia-smi shows)"
+INSTALL = 'pip install "npconv[cuda12]" or "npconv[cuda13]" (the CUDA version that nvidia-smi shows)'
 
 
 def unusable_because() -> str | None:

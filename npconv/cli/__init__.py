@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with `argv` (None: the process's arguments) and return the exit status.
 
     0: done; 1: it failed on the way; 2: the arguments are wrong; 130: interrupted with Ctrl-C, 143:
-    terminated with SIGTERM (`train`, which then keeps what it has). What cannot be written to stdout is a failure; see
-    streams.py.
+    terminated with SIGTERM, 149: with Ctrl-Break on Windows (`train`, which then keeps what it has). What cannot be
+    written to stdout is a failure; see streams.py.
     """
     with outputs() as out:
         status = _main(argv)

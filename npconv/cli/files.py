@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
+import shlex
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ..data.folder import image_names
 from ..data.images import ENDINGS
+
+CMD_SPECIAL = " \t&()[]{}^=;!'+,`~"  # what cmd.exe takes for more than a letter outside of double quotes
 
 
 def image_files(
@@ -54,3 +57,14 @@ def check_new(path: Path, overwrite: bool) -> None:
         raise ValueError(f"{str(path)!r} is a folder, not a file to write")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{str(path)!r} exists already: choose another name, or give --overwrite")
+
+
+def quoted(path: PurePath) -> str:
+    """The path as one word of a command that can be copied into this system's shell; on Windows that is cmd.exe."""
+    text = str(path)
+    if os.name != "nt":
+        return shlex.quote(text)
+    if not set(text) & set(CMD_SPECIAL):
+        return text
+    ending = text[len(text.rstrip("\\")) :]  # before the quotes that end the word backslashes count twice
+    return f'"{text}{ending}"'  # within it there are none: names have no quotes there

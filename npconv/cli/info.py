@@ -23,7 +23,7 @@ from .recipe import parameter_count
 
 VARIABLES = {
     "NPCONV_BACKEND": "numpy (the default), cupy, or auto: cupy if it can be used",
-    "NPCONV_THREADS": "worker threads on the CPU; the default is all cores this process may use",
+    "NPCONV_THREADS": "worker threads on the CPU; the default is all cores this process may use, fewer by a quota",
     "NPCONV_PROCESSES": "0: only threads share a batch; the default is processes too, for small networks on Linux",
     "NPCONV_CONV": "auto (the default), im2col (the reference), unfold, winograd2, winograd4, thin or differences",
     "NPCONV_TF32": "1: convolutions on a GPU may round what they multiply to TF32; the default is 0",

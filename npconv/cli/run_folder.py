@@ -18,12 +18,11 @@ import csv
 import io
 import json
 import os
-import shlex
 import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from ..checkpoints.loss_and_optimizer import describe_loss_and_optimizer
 from ..model import Epoch, Model
 from ..weights import image
 from ..whole_file import remove_parts, whole_file
+from .files import quoted
 
 MODEL, CHECKPOINT, HISTORY = "model.h5", "checkpoint.h5", "history.csv"
 ORDER = (MODEL, "examples.png", "options.json", "curves.png", HISTORY)  # of writing
@@ -221,9 +221,9 @@ def is_up_to_date(path: Path, history: list[Epoch]) -> bool:
         return False
 
 
-def resume_command(path: Path) -> str:
+def resume_command(path: PurePath) -> str:
     """The command that goes on with the run in this folder."""
-    return f"npconv train --resume {shlex.quote(str(path))}"
+    return f"npconv train --resume {quoted(path)}"
 
 
 def _write_text(text: str, path: Path) -> None:

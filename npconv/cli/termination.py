@@ -1,4 +1,4 @@
-"""Being asked to end: SIGTERM and SIGHUP as exceptions, so that a run ends as it does with Ctrl-C."""
+"""Being asked to end: SIGTERM, SIGHUP, and Ctrl-Break, as exceptions, so that a run ends as it does with Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType
 from ..held_signals import Requests
 
 INTERRUPTED = 130  # the exit status of what Ctrl-C has ended, by the convention 128 + the signal's number
-_NAMES = ("SIGTERM", "SIGHUP")  # those that a system has
+_NAMES = ("SIGTERM", "SIGHUP", "SIGBREAK")  # those that a system has; on Windows the last is Ctrl-Break
 
 
 class Terminated(KeyboardInterrupt):
@@ -24,7 +24,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Within this context SIGTERM and SIGHUP raise `Terminated`, unless someone has set a handler or ignores them.
+    """Within this context the signals of `_NAMES` raise `Terminated`, unless someone has set a handler or ignores them.
 
     Once: what comes within two seconds of the first is the same request. Elsewhere than in the main thread, where no
     signals arrive, it does nothing.

@@ -25,6 +25,7 @@ from ..schedules import Schedule
 from ..training import TrainingCollapsed
 from ..validation import figures
 from ..weights import WeightsFileError
+from .files import quoted
 from .parser import add_command, check_backend
 from .progress import Bar, TimeBar, facts, show
 from .recipe import NEVER, describe_network, describe_options, fill_in, make_model, schedule_of
@@ -315,7 +316,7 @@ class Training:
             on = f"noisy input: {_decibels(self.noisy)}" if self.noisy else f"of {self.source.compared}"
             self._show(f"\nbest epoch: {best.epoch}, {figures} ({on})")
         self._show(f"written: model.h5, history.csv, curves.png, examples.png in {self.folder.path}")
-        self._show(f"next: npconv denoise IMAGE --model {self.folder.model}")
+        self._show(f"next: npconv denoise IMAGE --model {quoted(self.folder.model)}")
 
     def _show_above_bar(self, text: str) -> None:
         """A line of a training under way, which a log on a full disk must not end; at its end it is an error."""

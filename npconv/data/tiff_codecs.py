@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-import lzma
+import importlib.util
 import struct
 import zlib
 from collections.abc import Callable
@@ -25,11 +25,11 @@ from .sizes import FREE_BYTES, check_growth
 _NAMES = {
     2: "CCITT RLE", 3: "CCITT group 3", 4: "CCITT group 4", 5: "LZW", 6: "old-style JPEG", 7: "JPEG",
     22_610: "JPEG XR", 33_003: "JPEG 2000", 33_004: "JPEG 2000", 33_005: "JPEG 2000", 33_007: "JPEG",
-    34_712: "JPEG 2000", 34_887: "LERC", 34_892: "lossy JPEG", 34_926: "Zstandard", 34_927: "WebP", 34_933: "PNG",
-    34_934: "JPEG XR", 48_124: "Jetraw", 50_000: "Zstandard", 50_001: "WebP", 50_002: "JPEG XL", 52_546: "JPEG XL",
-    65_000: "EER", 65_001: "EER", 65_002: "EER",
+    34_712: "JPEG 2000", 34_887: "LERC", 34_892: "lossy JPEG", 34_925: "LZMA", 34_926: "Zstandard", 34_927: "WebP",
+    34_933: "PNG", 34_934: "JPEG XR", 48_124: "Jetraw", 50_000: "Zstandard", 50_001: "WebP", 50_002: "JPEG XL",
+    52_546: "JPEG XL", 65_000: "EER", 65_001: "EER", 65_002: "EER",
 }  # fmt: skip
-_NONE = 1
+_NONE, _LZMA = 1, 34_925
 _JPEG, _JPEG_2000 = (7, 33_007), (33_003, 33_004, 33_005, 34_712)
 _BOUNDED = (2, 3, 4, 5, 34_926, 50_000, *_JPEG, *_JPEG_2000)  # by tifffile with imagecodecs, which gets the size
 _PILLOW = (2, 3, 4, 5, 6, 7, 50_000)  # libtiff unpacks a strip into the room of a strip
@@ -52,6 +52,8 @@ def segments_are_decoded(page: Any) -> bool:
     Raises FileFormatError that names the compression where nobody can.
     """
     code = int(page.keyframe.compression)
+    if code == _LZMA and importlib.util.find_spec("_lzma") is None:
+        raise FileFormatError(f"page {page.index + 1} is compressed with {name(page)}, and this Python has no lzma")
     if code == _NONE or code in _UNPACKERS:
         return True
     if code in _BOUNDED and _imagecodecs_is_there():
@@ -105,7 +107,7 @@ class SegmentDecoder:
                 size = len(data)
             else:
                 size = self._said(data) if self._said is not None else 0
-        except (zlib.error, lzma.LZMAError, ValueError) as error:
+        except (zlib.error, ValueError) as error:
             raise FileFormatError(f"{what} is damaged: {error}") from None
         if size > self.most:
             raise FileFormatError(f"{what} unpacks to more than its {self._whole:,} bytes")
@@ -131,22 +133,24 @@ def _inflated(data: bytes, most: int) -> bytes:
 
 
 def _unlzma(data: bytes, most: int) -> bytes:
-    """All streams in `data`, one after the other; what follows a whole one and is none is left."""
+    """All streams in `data`, one after the other; what follows a whole one and is none is left. Raises ValueError."""
+    import lzma  # here: a Python may have been built without it
+
     parts: list[bytes] = []
     room = most + 1
     while data and room > 0:
         if len(parts) >= MOST_STREAMS:
-            raise lzma.LZMAError(f"more than {MOST_STREAMS} streams")
+            raise ValueError(f"more than {MOST_STREAMS} streams")
         stream = lzma.LZMADecompressor(memlimit=FREE_BYTES)  # of its dictionary
         try:
             parts.append(stream.decompress(data, room))
-        except lzma.LZMAError:
+        except lzma.LZMAError as error:
             if not parts:
-                raise
+                raise ValueError(str(error)) from None
             break
         room -= len(parts[-1])
         if not stream.eof and room > 0:
-            raise lzma.LZMAError("it ends within its stream")
+            raise ValueError("it ends within its stream")
         data = stream.unused_data
     return b"".join(parts)
 
@@ -206,5 +210,5 @@ def _jpeg_2000_bytes(data: bytes) -> int:
 
 
 _UNPACKERS: dict[int, Callable[[bytes, int], bytes]] = {
-    8: _inflated, 32_946: _inflated, 50_013: _inflated, 34_925: _unlzma, 32_773: _unpacked_bits,
+    8: _inflated, 32_946: _inflated, 50_013: _inflated, _LZMA: _unlzma, 32_773: _unpacked_bits,
 }  # fmt: skip

@@ -6,6 +6,7 @@ segments.region(rows, columns, channels)  ->  (C, h, w) of it
 
 from __future__ import annotations
 
+import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -64,16 +65,17 @@ def whole_page(file: Any, page: Any) -> np.ndarray:
 
     count = int(np.prod(key.chunked, dtype=object))
     workers = min(MOST_WORKERS, os.cpu_count() or 1, count, BYTES_AT_ONCE // max(1, decode.most))
-    if workers < 2 or array.nbytes < WORTH_THREADS:
-        for index in range(count):
-            fill(index, segment_of(file, page, index))
-        return array.reshape(key.shape)
-    with ThreadPoolExecutor(workers, "npconv-tiff") as pool:
-        step = max(workers, min(ROUND * workers, BYTES_AT_ONCE // max(1, decode.most)))
-        for first in range(0, count, step):  # no more of the file is in memory than these
-            some = range(first, min(count, first + step))
-            for _ in pool.map(fill, some, [segment_of(file, page, index) for index in some]):
-                pass
+    if workers > 1 and array.nbytes >= WORTH_THREADS:
+        # No thread is to be had; or it is a decoder's error, and comes again.
+        with contextlib.suppress(RuntimeError), ThreadPoolExecutor(workers, "npconv-tiff") as pool:
+            step = max(workers, min(ROUND * workers, BYTES_AT_ONCE // max(1, decode.most)))
+            for first in range(0, count, step):  # no more of the file is in memory than these
+                some = range(first, min(count, first + step))
+                for _ in pool.map(fill, some, [segment_of(file, page, index) for index in some]):
+                    pass
+            return array.reshape(key.shape)
+    for index in range(count):
+        fill(index, segment_of(file, page, index))
     return array.reshape(key.shape)
 
 

@@ -36,7 +36,7 @@ def test_info_says_what_computes_and_why(capsys):
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
 def test_info_says_how_to_get_cupy(capsys):
     main(["info"])
-    assert "cannot be used: CuPy is not installed; pip install 'npconv[cuda12]'" in capsys.readouterr().out
+    assert 'cannot be used: CuPy is not installed; pip install "npconv[cuda12]"' in capsys.readouterr().out
 
 
 def test_info_survives_a_broken_environment():

@@ -22,6 +22,7 @@ from npconv.checkpoints.file import read
 from npconv.cli import main, train
 from npconv.cli.run_folder import FILES, RunFolder
 from npconv.cli.sources import open_source
+from npconv.cli.termination import terminable
 from npconv.model import Model
 
 pytest.importorskip("matplotlib")
@@ -130,7 +131,10 @@ def test_what_nohup_has_ignored_stays_ignored(folder: Path, tmp_path: Path) -> N
     assert read(tmp_path / "run" / "checkpoint.h5").state["finished"]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+CTRL_BREAK = 21  # its number on Windows
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (CTRL_BREAK, 149)])
 def test_a_signal_ends_it_like_ctrl_c(
     number: int,
     status: int,
@@ -140,6 +144,7 @@ def test_a_signal_ends_it_like_ctrl_c(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And once, though it comes twice: the last checkpoint is written, and the message."""
+    monkeypatch.setattr(signal, "SIGBREAK", CTRL_BREAK, raising=False)
     written, kept = checkpoint_file.whole_file, train.Training._kept
 
     def write_again(path: Path) -> Any:
@@ -153,6 +158,8 @@ def test_a_signal_ends_it_like_ctrl_c(
 
     monkeypatch.setattr(checkpoint_file, "whole_file", write_again)
     monkeypatch.setattr(train.Training, "_kept", tell_again)
+    with handled(number, signal.SIG_DFL), terminable():
+        assert callable(signal.getsignal(number))  # or what comes now would end the tests
     with handled(number, signal.SIG_DFL), signal_in_step(3, number):
         assert run(folder, tmp_path / "run") == status
         assert signal.getsignal(number) is signal.SIG_DFL

@@ -19,6 +19,7 @@ from train_runs import plain_pictures
 import npconv
 from npconv import data
 from npconv.cli import main, run_folder, sources
+from npconv.cli.files import quoted
 from npconv.cli.progress import Bar
 from npconv.cli.recipe import PRESETS
 from npconv.model import Model
@@ -70,8 +71,8 @@ def only_error(capsys, status: int, expected_status: int = 2) -> str:
 
 # ---- what it writes ----
 def test_a_run_writes_its_folder(train, tmp_path, capsys):
-    assert train("--noise", "gaussian:25") == 0
-    run = tmp_path / "run"
+    run = tmp_path / "my run"  # the command that is printed quotes it
+    assert train("--noise", "gaussian:25", "-o", str(run)) == 0
     assert sorted(p.name for p in run.iterdir()) == sorted(
         ["model.h5", "history.csv", "curves.png", "examples.png", "options.json", "checkpoint.h5"]
     )
@@ -85,7 +86,7 @@ def test_a_run_writes_its_folder(train, tmp_path, capsys):
         assert float(row["psnr_pooled"]) == pytest.approx(pooled, abs=1e-4)
     out = capsys.readouterr().out
     assert "2 images of" in out and "1 image of" in out and "gaussian:25; 64 patches of 16 x 16 an epoch" in out
-    assert "strided, 4 channels: " in out and f"next: npconv denoise IMAGE --model {run / 'model.h5'}" in out
+    assert "strided, 4 channels: " in out and f"next: npconv denoise IMAGE --model {quoted(run / 'model.h5')}\n" in out
 
 
 def test_the_model_is_that_of_the_best_epoch(train, photos, tmp_path):

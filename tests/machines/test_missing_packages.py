@@ -93,7 +93,7 @@ def test_only_what_needs_a_package_fails_without_it(
     if "h5py" in packages:
         assert f"no h5py ({H5PY})" in info
     if "cupy" in packages:
-        assert "cannot be used: CuPy is not installed; pip install 'npconv[cuda12]'" in info
+        assert 'cannot be used: CuPy is not installed; pip install "npconv[cuda12]"' in info
 
 
 def test_every_package_is_left_out_once() -> None:
@@ -179,4 +179,4 @@ def test_cupy_is_asked_for_with_its_pip_line(environment: Callable[..., dict[str
     env = environment(NPCONV_BACKEND="cupy")
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "CuPy is not installed; pip install 'npconv[cuda12]'" in done.stderr
+    assert 'CuPy is not installed; pip install "npconv[cuda12]"' in done.stderr

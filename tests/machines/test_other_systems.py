@@ -11,15 +11,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 import pytest
 
 import npconv
+from npconv.backends.cpu import cores as cpu_cores
 from npconv.backends.cpu import workers
 from npconv.cli import files
+from npconv.cli.run_folder import resume_command
 
 pytestmark = pytest.mark.cpu
 
@@ -153,6 +155,8 @@ def test_how_many_cores_there_are(monkeypatch: pytest.MonkeyPatch, affinity: Any
         refused = isinstance(affinity, Exception)
         monkeypatch.setattr(os, "sched_getaffinity", refuse if refused else affinity, raising=False)
     monkeypatch.setattr(os, "cpu_count", count)
+    monkeypatch.delattr(os, "process_cpu_count", raising=False)  # test_quotas.py has it
+    monkeypatch.setattr(cpu_cores, "quota_cores", lambda: None)
     monkeypatch.delenv("NPCONV_THREADS", raising=False)
     assert workers.usable_cores() == cores == workers.thread_count()
 
@@ -197,6 +201,25 @@ def test_a_pattern_that_no_shell_has_expanded(inputs: Path, monkeypatch: pytest.
             files.image_files(names, shell_expands=False)
     with pytest.raises(FileNotFoundError):
         files.image_files([str(photos / "*.png")], shell_expands=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [
+        (r"C:\runs\my-run_1.2", r"C:\runs\my-run_1.2"),
+        (r"D:\my runs\Größe", '"D:\\my runs\\Größe"'),
+        (r"runs\a&b", r'"runs\a&b"'),
+        (r"runs\it's (new)", r'''"runs\it's (new)"'''),
+        ("\\\\server\\my share\\", '"\\\\server\\my share\\\\"'),
+    ],
+)
+def test_a_printed_command_is_one_that_cmd_takes(path: str, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, single quotes are letters, and backslashes need nothing."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        said = resume_command(PureWindowsPath(path))
+    assert said == f"npconv train --resume {word}"
+    assert resume_command(PurePosixPath("my runs/it's")) == """npconv train --resume 'my runs/it'"'"'s'"""
 
 
 def test_files_are_closed_before_they_take_their_place(
