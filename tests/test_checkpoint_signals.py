@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +60,41 @@ def test_ctrl_c_leaves_a_checkpoint(moment: str, tmp_path: Path, monkeypatch: py
     for model in (stopped, OWN.model()):  # a step that had begun was ended: the model in memory fits
         OWN.train(model, tmp_path, resume_from=path)
         assert result(model) == result(alone)
+
+
+@needs_kill
+@pytest.mark.parametrize("step", [2, 6])
+def test_ctrl_c_while_an_object_ends_is_not_lost(step: int, tmp_path: Path) -> None:
+    """What a handler raises then Python prints, and throws away."""
+    count, printed, before = itertools.count(1), [], sys.unraisablehook
+
+    class Ending:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    class Other:
+        def __del__(self) -> None:
+            raise ZeroDivisionError
+
+    def callback(*_: Any) -> None:
+        if next(count) == step:
+            Other()
+            Ending()
+
+    alone, stopped, path = OWN.model(), OWN.model(), tmp_path / "c.h5"
+    OWN.train(alone, tmp_path)
+    sys.unraisablehook = hook = lambda what: printed.append(what.exc_type)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            OWN.train(stopped, tmp_path, checkpoint=path, checkpoint_every=100, batch_callback=callback)
+        assert sys.unraisablehook is hook and printed == [ZeroDivisionError]
+    finally:
+        sys.unraisablehook = before
+    state = nc.checkpoints.file.read(path).state
+    assert not state["finished"] and next(count) == step + 1
+    model = OWN.model()
+    OWN.train(model, tmp_path, resume_from=path)
+    assert result(model) == result(alone)
 
 
 @needs_kill
