@@ -21,6 +21,7 @@ from npconv import data
 
 from .cases import Format, Mutation
 from .hdf5_architectures import ARCHITECTURES
+from .hdf5_chunks import changed_chunks, short_chunks
 from .hdf5_editing import changed_file, of, positions, some_dataset
 from .hdf5_reuse import SHARED, TYPES, partly
 from .outside import PLACE
@@ -339,4 +340,5 @@ def weights() -> Format:
 def images() -> Format:
     """Stacks of images, of npconv's own and of others."""
     seeds = [_file(_images), _file(_packed_images), _file(_pairs), _file(partial(_ordered, _images))]
-    return Format("HDF5 images", ".h5", "h5 images", seeds, {**COMMON, "partly written": partly})
+    mutations = {**COMMON, "partly written": partly, "short chunks": short_chunks, "changed chunks": changed_chunks}
+    return Format("HDF5 images", ".h5", "h5 images", seeds, mutations)

@@ -22,7 +22,7 @@ from ..extras import h5py
 from ..hdf5_files import create_hdf5, read_hdf5
 from ..hdf5_structure import check_object, check_structure
 from ..whole_file import whole_file
-from .hdf5_chunks import CheckedChunks, check_values, stored_bytes
+from .hdf5_chunks import CheckedChunks, check_values
 from .lazy import CACHE_BYTES, LazyPhotos
 from .pairs import Batch, StoredPairs, check_pair_dtype, check_pair_shapes
 from .photos import AT_ONCE
@@ -32,7 +32,7 @@ from .values import as_array, check_dtype, check_finite, check_scale, in_8bit_st
 __all__ = ["HDF5Pairs", "HDF5Photos", "dataset_names", "write_images", "write_pairs"]
 
 _SAMPLE = 16  # pairs that are read when a file is opened, to see their scale
-_LOOKED_AT = 2**28  # bytes that are unpacked for that
+_LOOKED_AT = 2**28  # bytes that are unpacked for that, of all data sets
 _CHUNK_CACHE = 2**26  # bytes; for files by others, whose chunks may hold many images
 _MOST_LINKS, _LONGEST_LINK = 16, 4096  # soft links on the way to a data set, and the letters of one
 CHUNK_SIDE = 512  # pixels: a patch of a large image then costs at most four chunks
@@ -74,7 +74,7 @@ class HDF5Photos(LazyPhotos):
         return int(self._dataset.shape[0])
 
     def _load(self, index: int) -> np.ndarray:
-        _check_image(self._dataset, self._typical_bytes()[0], self.name(index), FREE_IMAGE)
+        _check_image(self._dataset, self._checked, self._typical_bytes()[0], self.name(index), FREE_IMAGE)
         photo = self._stored(index, (slice(None),))
         with about_a_file(self._path.name):
             check_scale(photo, self.name(index))
@@ -82,17 +82,10 @@ class HDF5Photos(LazyPhotos):
 
     def _check_scale(self) -> None:
         """Of large images, whose regions may be dark: by a look at places all over the data set."""
-        # Each look at a large chunk unpacks all of it: of those, fewer but larger parts.
-        chunk = math.prod(self._dataset.chunks or (1,)) * self._dataset.dtype.itemsize
-        count = max(1, min(_SAMPLE, _LOOKED_AT // chunk))
-        side = min(int(CHUNK_SIDE * math.sqrt(_SAMPLE / count)), self._height, self._width)
-        places = np.linspace(0, 1, count) if count > 1 else np.array([0.5])
         largest = []
-        for index, place in zip((places * (len(self) - 1)).astype(np.intp), places, strict=True):
-            top, left = int(place * (self._height - side)), int(place * (self._width - side))
-            with _damage_named(self.name(index)):
-                part = self._checked[index, :, top : top + side, left : left + side]
-                largest.append(part.max())
+        for place in _looks(self._checked, CHUNK_SIDE, _LOOKED_AT):
+            with _damage_named(self.name(place[0])):
+                largest.append(self._checked[place].max())
         with about_a_file(self._path.name):
             check_scale(np.array(largest), _described(self._dataset))
 
@@ -148,14 +141,14 @@ class HDF5Pairs(StoredPairs):
         with _closed_on_error(self._file), about_a_file(self._path.name):
             self._datasets = _dataset(self._file, inputs), _dataset(self._file, targets)
             check_pair_shapes(self._datasets[0].shape, self._datasets[1].shape)
-            for dataset in self._datasets:
+            self._checked = CheckedChunks(self._datasets[0]), CheckedChunks(self._datasets[1])
+            for dataset, checked in zip(self._datasets, self._checked, strict=True):
                 check_pair_dtype(dataset.dtype, _described(dataset))
                 # Two images are float32 at once, and a third as it is stored.
                 made = math.prod(dataset.shape[1:]) * np.dtype(np.float32).itemsize
-                _check_image(dataset, made, f"{_described(dataset)}: one of its images", FREE_BYTES)
-            self._checked = CheckedChunks(self._datasets[0]), CheckedChunks(self._datasets[1])
+                _check_image(dataset, checked, made, f"{_described(dataset)}: one of its images", FREE_BYTES)
             for dataset, checked in zip(self._datasets, self._checked, strict=True):
-                check_scale(_sample(dataset, checked), _described(dataset))
+                check_scale(_sample(dataset, checked, _LOOKED_AT // len(self._datasets)), _described(dataset))
         super().__init__(self._datasets[0].shape)
 
     def _read(self, indices: np.ndarray) -> Batch:
@@ -280,22 +273,44 @@ def _followed(file: h5py.File, name: str) -> h5py.Dataset | None:
     return place if isinstance(place, h5py.Dataset) else None
 
 
-def _check_image(dataset: h5py.Dataset, made: int, what: str, free: int) -> None:
+def _check_image(dataset: h5py.Dataset, checked: CheckedChunks, made: int, what: str, free: int) -> None:
     """FileFormatError for images that would take much memory when one is read whole: `made` bytes, as floats."""
     image = math.prod(dataset.shape[1:]) * int(dataset.dtype.itemsize)
     if dataset.chunks:
-        check_growth(made, stored_bytes(dataset), what, MAX_GROWTH * max(1, made // max(1, image)), free)
+        check_growth(made, checked.held, what, MAX_GROWTH * max(1, made // max(1, image)), free)
 
 
-def _sample(dataset: h5py.Dataset, checked: CheckedChunks) -> np.ndarray:
+def _looks(checked: CheckedChunks, side: int | None, most: int) -> list[tuple[int, slice, slice, slice]]:
+    """Places all over a data set (N, C, H, W), for which no more than `most` bytes, or one chunk, are unpacked.
+
+    side: of the part of an image, larger where there are fewer; None: whole images.
+    """
+    images, channels, height, width = checked.shape
+    count = 2 * min(_SAMPLE, images)
+    while True:
+        count = max(1, count // 2)
+        longest = int(side * math.sqrt(_SAMPLE / count)) if side else max(height, width)
+        sides = [channels, min(longest, height), min(longest, width)]
+        if count == 1 or count * checked.work((1, *sides)) <= most:
+            break
+    while max(sides) > 1 and checked.work((1, *sides)) > most:
+        axis = sides.index(max(sides))
+        sides[axis] = (sides[axis] + 1) // 2
+    places = np.linspace(0, 1, count) if count > 1 else np.array([0.5])
+    found = []
+    for place in places:
+        starts = (int(place * (n - k)) for n, k in zip(checked.shape[1:], sides, strict=True))
+        deep, rows, columns = (slice(start, start + k) for start, k in zip(starts, sides, strict=True))
+        found.append((int(place * (images - 1)), deep, rows, columns))
+    return found
+
+
+def _sample(dataset: h5py.Dataset, checked: CheckedChunks, most: int) -> np.ndarray:
     """The largest value of some images from all over a data set; of floats only, whose unit is not known."""
     if dataset.dtype.kind != "f":
         return np.empty(0)
-    cells = max(math.prod(dataset.shape[1:]), math.prod(dataset.chunks or (1,)))
-    count = max(2, min(_SAMPLE, _LOOKED_AT // (cells * dataset.dtype.itemsize)))
-    indices = np.unique(np.linspace(0, len(dataset) - 1, count, dtype=np.intp))
     with _damage_named(_described(dataset)):
-        return np.array([checked[int(index)].max() for index in indices])
+        return np.array([checked[place].max() for place in _looks(checked, None, most)])
 
 
 def _names(file: h5py.File) -> list[str]:

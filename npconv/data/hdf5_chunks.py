@@ -9,27 +9,29 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import zlib
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..errors import FileFormatError
 from ..extras import h5py
-from ..hdf5_structure import CHECKSUM, DEFLATE, FLETCHER, SCALE_OFFSET, SHUFFLE
+from ..hdf5_structure import edges_are_whole
+from .hdf5_filters import check_chunk, check_filters, chunk_filters, element_bytes
 from .sizes import FREE_BYTES, FREE_IMAGE, MAX_GROWTH, MOST_DEFLATED, check_growth
 
-MAX_CHUNKS = 1 << 16  # of what is read in one piece: each is looked for, whether it is there or not
+# Chunks of what is read in one piece: each is looked for, whether it is there or not. MOST_CHUNKS where 64 bytes of
+# the file are there for each that is more.
+MAX_CHUNKS, MOST_CHUNKS, CHUNK_SHARE = 1 << 16, 1 << 17, 64
 CHUNKS_AT_ONCE = 1 << 12  # that h5py is asked for: it needs some 8 kB for each
 # What the chunks of one piece may unpack to, most of which is thrown away where they hold many images: some seconds.
 FREE_WORK = 1 << 29
 FREE_WHOLE = 1 << 40  # that may have been prepared for an acquisition of which little was written
 FREE_REGIONS = 1 << 32  # an image that is read by regions
-MANY_IMAGES = 1 << 20  # beside one for each byte in the file: names and sizes of images take memory
+# Beside one for each 16 bytes in the file: names and sizes of images take memory.
+MANY_IMAGES, IMAGE_SHARE = 1 << 20, 16
 _REMEMBERED = 1 << 17  # chunks that are known to be good
-_PIECE, _STEP = 1 << 16, 1 << 20  # bytes that go into, and come out of, zlib at a time
-_SPARE, _SPARE_SHARE = 4096, 64  # what a packer may add to a chunk that it cannot make smaller: bytes, and a 64th
 
 
 def check_values(dataset: h5py.Dataset, what: str) -> None:
@@ -41,20 +43,21 @@ def check_values(dataset: h5py.Dataset, what: str) -> None:
         raise FileFormatError(f"{what} has its values in other files, which are not read: copy them into a data set")
     if dataset.shape is None:
         raise FileFormatError(f"{what} has no values")
-    held, whole = stored_bytes(dataset), math.prod(dataset.shape) * int(dataset.dtype.itemsize)
+    one = max(element_bytes(dataset), int(dataset.dtype.itemsize))
+    held, whole = stored_bytes(dataset), math.prod(dataset.shape) * one
+    if len(dataset.shape) > 2 and dataset.shape[0] > MANY_IMAGES + held // IMAGE_SHARE:
+        raise FileFormatError(f"{what} would be {dataset.shape[0]:,} images, of {held:,} bytes in the file")
     if not dataset.chunks:
         check_growth(whole, held, what, 1)
         return
     check_growth(whole, held, what, MOST_DEFLATED, FREE_WHOLE if held else FREE_BYTES)
-    one, axes = int(dataset.dtype.itemsize), dataset.shape[1:] if len(dataset.shape) > 3 else dataset.shape
+    axes = dataset.shape[1:] if len(dataset.shape) > 3 else dataset.shape
     chunk = math.prod(dataset.chunks) * one
     check_growth(math.prod(axes[-3:]) * one, held, f"{what}: one of its images", MAX_GROWTH, FREE_REGIONS)
     # Of an image that is large itself, only the last is remembered; others may fill a cache.
     free = FREE_IMAGE if chunk <= math.prod(axes) * one else FREE_BYTES
     check_growth(chunk, held, f"{what}: one of its chunks", MAX_GROWTH, free)
-    if len(dataset.shape) > 2 and dataset.shape[0] > MANY_IMAGES + held:
-        raise FileFormatError(f"{what} would be {dataset.shape[0]:,} images, of {held:,} bytes in the file")
-    _check_filters(dataset, what)
+    check_filters(dataset, what)
 
 
 def stored_bytes(dataset: h5py.Dataset) -> int:
@@ -62,25 +65,9 @@ def stored_bytes(dataset: h5py.Dataset) -> int:
     return min(int(dataset.id.get_storage_size()), os.path.getsize(dataset.file.filename))
 
 
-def _check_filters(dataset: h5py.Dataset, what: str) -> None:
-    """FileFormatError for filters through which a chunk could become anything."""
-    properties = dataset.id.get_create_plist()
-    found = [properties.get_filter(i) for i in range(properties.get_nfilters())]
-    numbers = [number for number, *_ in found]
-    after = numbers[numbers.index(DEFLATE) + 1 :] if DEFLATE in numbers else []
-    if set(after) - {FLETCHER}:
-        raise FileFormatError(
-            f"{what} is packed with gzip and then once more (filters {numbers}), which is not read; written anew with "
-            "gzip alone it is"
-        )
-    for number, _, values, _ in found:
-        if number == SCALE_OFFSET and (len(values) < 5 or values[2] != math.prod(dataset.chunks)):
-            raise FileFormatError(f"{what}: its filter 6 (scale-offset) is for chunks of another size")
-
-
 class CheckedChunks:
-    """A data set to be read by integers and slices of step 1; before a compressed chunk is read first, its size is
-    checked.
+    """A data set to be read by integers and slices of step 1; before a chunk that has filters is read
+    first, what they make of it is checked.
 
     Raises ValueError for a chunk that does not unpack to what it must be, and for a piece of so many or so large chunks
     that it would take very long.
@@ -89,10 +76,26 @@ class CheckedChunks:
     def __init__(self, dataset: h5py.Dataset) -> None:
         self._dataset = dataset
         self.shape, self.dtype = dataset.shape, dataset.dtype
-        properties = dataset.id.get_create_plist()
-        self._filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
-        self._whole = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
+        self._filters = chunk_filters(dataset) if dataset.chunks else []
+        self._element = element_bytes(dataset)
+        self._whole = math.prod(dataset.chunks or (0,)) * self._element
+        # Asked for once: HDF5 goes through all chunks to tell.
+        self.held = stored_bytes(dataset) if dataset.chunks else 0
         self._good: set[tuple[int, ...]] = set()
+
+    @cached_property
+    def _edges_are_whole(self) -> bool:
+        return edges_are_whole(self._dataset.file.filename, h5py.h5o.get_info(self._dataset.id).addr)
+
+    def work(self, sides: tuple[int, ...]) -> int:
+        """How many bytes are unpacked, or read, at the most for a piece of these sides, wherever it is."""
+        if not self._dataset.chunks:
+            return math.prod(sides) * self._element
+        counts = (
+            min(-(-length // chunk), (side + chunk - 2) // chunk + 1)
+            for side, chunk, length in zip(sides, self._dataset.chunks, self.shape, strict=True)
+        )
+        return math.prod(counts) * self._whole
 
     def __getitem__(self, index: Any) -> np.ndarray:
         if not self._dataset.chunks:
@@ -103,7 +106,7 @@ class CheckedChunks:
         chunks = self._chunks(box)
         self._check_work(math.prod(map(len, chunks)))
         # Of a chunk of a data set that has none at all, h5py asks memory for an absurd size.
-        if DEFLATE in self._filters and self._dataset.id.get_storage_size():
+        if self._filters and self.held:
             self._check(chunks)
         if math.prod(map(len, chunks)) <= CHUNKS_AT_ONCE:
             return np.asarray(self._dataset[index])
@@ -131,9 +134,11 @@ class CheckedChunks:
     def _check_work(self, count: int) -> None:
         advice = "written anew in chunks of one image, or of 512 x 512 pixels of it, it is read"
         if count > MAX_CHUNKS:
-            raise ValueError(f"what is read at once is in {count:,} chunks, {MAX_CHUNKS:,} at most; {advice}")
+            most = min(MOST_CHUNKS, MAX_CHUNKS + self.held // CHUNK_SHARE)
+            if count > most:
+                raise ValueError(f"what is read at once is in {count:,} chunks, {most:,} at most; {advice}")
         if self._filters and count * self._whole > FREE_WORK:
-            held, unpacked = stored_bytes(self._dataset), count * self._whole
+            held, unpacked = self.held, count * self._whole
             if unpacked > FREE_WORK + MAX_GROWTH * held:
                 raise ValueError(
                     f"what is read at once is in {count:,} chunks that unpack to {unpacked:,} bytes, of {held:,} in "
@@ -155,19 +160,14 @@ class CheckedChunks:
             return  # not stored, and so all fill values; or damaged, which reading it shows
         except MemoryError:
             raise ValueError(f"its chunk at {place} says that it is larger than memory") from None
-        used = [number for bit, number in enumerate(self._filters) if not mask >> bit & 1]
-        while used and used[-1] == FLETCHER:
-            used.pop()
-            data = data[:-CHECKSUM]
-        if not used or used[-1] != DEFLATE:
-            return
-        before = used[:-1]
-        exact = set(before) <= {SHUFFLE, FLETCHER}
-        # Where another filter has packed it before, it became smaller, or hardly larger.
-        most = self._whole + (CHECKSUM * before.count(FLETCHER) if exact else _SPARE + self._whole // _SPARE_SHARE)
-        made, ends = _inflated(data, most, place)
-        if made > most or not ends or (exact and made != most):
-            raise ValueError(f"its chunk at {place} does not unpack to its {most:,} bytes")
+        used = [one for bit, one in enumerate(self._filters) if not mask >> bit & 1]
+        ends = (start + side for start, side in zip(place, self._dataset.chunks, strict=True))
+        if any(end > length for end, length in zip(ends, self.shape, strict=True)) and self._edges_are_whole:
+            used = []
+        try:
+            check_chunk(data, used, self._whole, self._element)
+        except ValueError as error:
+            raise ValueError(f"its chunk at {place} {error}") from error
 
 
 def _bounds(part: Any, length: int) -> tuple[int, int]:
@@ -177,19 +177,3 @@ def _bounds(part: Any, length: int) -> tuple[int, int]:
     if step != 1:
         raise ValueError(f"{part} must be of step 1")
     return start, max(start, stop)
-
-
-def _inflated(data: bytes, most: int, place: tuple[int, ...]) -> tuple[int, bool]:
-    """How many bytes some deflated ones become, counted until they are more than `most`, and whether they end."""
-    unpacker, made = zlib.decompressobj(), 0
-    try:
-        for start in range(0, len(data), _PIECE):
-            piece, got = data[start : start + _PIECE], _STEP
-            while got == _STEP and made <= most:  # else zlib has given all that it has
-                got = len(unpacker.decompress(piece, _STEP))
-                made, piece = made + got, unpacker.unconsumed_tail
-            if made > most or unpacker.eof:
-                break
-    except zlib.error as error:
-        raise ValueError(f"its chunk at {place} does not unpack: {error}") from error
-    return made, unpacker.eof

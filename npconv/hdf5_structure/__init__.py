@@ -8,16 +8,19 @@ headers.py   the walk from the superblock through all objects
 
 from __future__ import annotations
 
-from .headers import MAX_TEXT, check_object, check_structure
-from .types import CHECKSUM, DEFLATE, FLETCHER, SCALE_OFFSET, SHUFFLE
+from .headers import MAX_TEXT, check_object, check_structure, edges_are_whole
+from .types import CHECKSUM, DEFLATE, FLETCHER, LZF, N_BIT, SCALE_OFFSET, SHUFFLE
 
 __all__ = [
     "CHECKSUM",
     "DEFLATE",
     "FLETCHER",
+    "LZF",
     "MAX_TEXT",
+    "N_BIT",
     "SCALE_OFFSET",
     "SHUFFLE",
     "check_object",
     "check_structure",
+    "edges_are_whole",
 ]

@@ -24,6 +24,7 @@ START = b"\x89HDF\r\n\x1a\n"
 MAX_TEXT = 8 << 20  # bytes of a text in npconv's own files
 MAX_OBJECTS, MAX_NESTED = 1_000_000, 64  # groups in groups
 MAX_PATH = 200  # letters of a path, in errors
+MAX_VALUES = 64  # parameters of a filter: h5py has room for some, and what is known has 20
 SPACE, OLD_FILL, FILL, LINK, OUTSIDE, LAYOUT, FILTERS, ATTRIBUTE, NODES, DRIVER = 1, 4, 5, 6, 7, 8, 11, 12, 19, 20
 ONCE = {SPACE, types.TYPE, LAYOUT, FILTERS, trees.SYMBOLS}
 OURS = {*ONCE, 0, OLD_FILL, FILL, ATTRIBUTE, 0x0E, 0x12}  # and times, and free room
@@ -49,6 +50,13 @@ def check_object(path: str | os.PathLike[str], address: int) -> None:
         walk.root()
         walk.known_types = True
         walk.follow(address, f"the object at {address:,}")
+
+
+def edges_are_whole(path: str | os.PathLike[str], address: int) -> bool:
+    """Whether the chunks at the edges of the array at `address`, which reach beyond it, are stored without filters."""
+    with open(path, "rb") as file:
+        found = [fields for number, fields in messages(_source(file, path), address) if number == LAYOUT]
+    return bool(found) and types.layout(found[0]).whole_edges
 
 
 def _source(file: Any, path: str | os.PathLike[str]) -> Source:
@@ -182,7 +190,7 @@ class _Walk:
         fields.expect(kind is not None or not self.known_types, f"{path}: a datatype that stands elsewhere")
         if self.strict and kind is not None:
             fields.expect(kind.kind in NUMBERS, f"{path}: class {kind.kind}, it must be floats, integers or bools")
-        filters = () if FILTERS not in found else None if found[FILTERS].shared else types.filters(found[FILTERS])
+        filters = self._filters(found[FILTERS], path) if FILTERS in found else ()
         if FILL in found and not found[FILL].shared:
             types.fill_value(found[FILL])
         fields.expect(place.kind != "other" or not self.strict, f"{path}: a newer layout than npconv writes")
@@ -196,6 +204,11 @@ class _Walk:
         if place.kind == "chunked":
             fields.expect(len(place.chunk) == len(shape) + 1, f"{path}: chunks of {len(place.chunk) - 1} axes")
             trees.check_chunks(self.source, place, shape, filters, self.most[2])
+
+    def _filters(self, fields: Fields, path: str) -> tuple[int, ...] | None:
+        """The numbers of a data set's filters; None if they stand elsewhere, which is refused where it is read."""
+        fields.expect(not fields.shared or not self.known_types, f"{path}: filters that stand elsewhere")
+        return None if fields.shared else types.filters(fields, MAX_VALUES if self.known_types else 1 << 16)
 
     def _attribute(self, fields: Fields) -> None:
         if fields.shared:

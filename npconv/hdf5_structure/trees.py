@@ -138,7 +138,7 @@ def check_chunks(
 ) -> None:
     """Of a chunked array: that its chunks lie in the file, in order, each where one can be, none of them twice.
 
-    Where nothing is compressed, each chunk must have exactly the bytes that its filters make of it. filters: their
+    A chunk that nothing has compressed must have exactly the bytes that its filters make of it. filters: their
     numbers, None if unknown.
     """
     if place.address == UNDEFINED:
@@ -164,10 +164,13 @@ def check_chunks(
 
 def _sizes_fit(sizes: Any, masks: Any, whole: int, filters: tuple[int, ...]) -> bool:
     """Whether chunks of `whole` bytes can have such sizes in the file; bit k of a mask: filter k was left out."""
-    checksums = sum(((masks >> k & 1) == 0).astype("i8") for k, number in enumerate(filters) if number == FLETCHER)
-    if set(filters) <= {FLETCHER, SHUFFLE}:
-        return bool((sizes == whole + CHECKSUM * checksums).all())
-    return bool((sizes > CHECKSUM * checksums).all())
+    checksums, packed = np.zeros(len(sizes), "i8"), np.zeros(len(sizes), bool)
+    for k, number in enumerate(filters):
+        used = (masks >> k & 1) == 0
+        checksums += used * (number == FLETCHER)
+        packed |= used & (number not in (FLETCHER, SHUFFLE))
+    least = CHECKSUM * checksums
+    return bool(np.where(packed, sizes > least, sizes == whole + least).all())
 
 
 class Texts:

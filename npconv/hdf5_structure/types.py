@@ -13,7 +13,7 @@ from .bytes import UNDEFINED, Fields, messages
 
 MAX_AXES, MAX_FILTERS, MAX_TYPES = 32, 32, 8  # the last: datatypes in datatypes
 MAX_ELEMENTS = 1 << 62
-DEFLATE, SHUFFLE, FLETCHER, SCALE_OFFSET = 1, 2, 3, 6  # numbers of filters
+DEFLATE, SHUFFLE, FLETCHER, N_BIT, SCALE_OFFSET, LZF = 1, 2, 3, 5, 6, 32_000  # numbers of filters
 CHECKSUM = 4  # bytes that fletcher32 adds
 TYPE = 3  # the kind of message
 FIXED, FLOAT, TIME, STRING, BITFIELD, OPAQUE, COMPOUND, REFERENCE, ENUM, VARIABLE, ARRAY = range(11)
@@ -32,12 +32,16 @@ class Datatype:
 
 @dataclass
 class Layout:
-    """Where an array lies. chunk: of a chunked one, the chunk's shape, and the bytes of an element last."""
+    """Where an array lies. chunk: of a chunked one, the chunk's shape, and the bytes of an element last.
+
+    whole_edges: whether chunks that reach beyond the array have no filters.
+    """
 
     kind: str
     address: int = UNDEFINED
     size: int = 0
     chunk: tuple[int, ...] = ()
+    whole_edges: bool = False
 
 
 def dataspace(fields: Fields) -> tuple[int, ...] | None:
@@ -113,7 +117,7 @@ def layout(fields: Fields) -> Layout:
     version, kind = fields.numbers("BB")
     fields.expect(version >= 3, f"version {version} of a layout, from before 2004, is not read")
     if version > 3 and kind > 1:
-        return Layout("other")
+        return Layout("other", whole_edges=kind == 2 and bool(fields.number("B") & 1))
     if kind == 0:
         size = fields.number("H")
         fields.take(size)
@@ -129,8 +133,8 @@ def layout(fields: Fields) -> Layout:
     return Layout("chunked", address, math.prod(chunk), chunk)
 
 
-def filters(fields: Fields) -> tuple[int, ...]:
-    """The numbers of the filters."""
+def filters(fields: Fields, most: int) -> tuple[int, ...]:
+    """The numbers of the filters, which have `most` parameters each."""
     version, count = fields.numbers("BB")
     fields.expect(version in (1, 2) and count <= MAX_FILTERS, f"version {version} of {count} filters")
     if version == 1:
@@ -140,6 +144,7 @@ def filters(fields: Fields) -> tuple[int, ...]:
         number = fields.number("H")
         named = fields.number("H") if version == 1 or number >= 256 else 0
         _, values = fields.numbers("HH")
+        fields.expect(values <= most, f"filter {number} has {values:,} parameters, {most:,} at most")
         name = fields.take(named + (-named % 8 if version == 1 else 0))
         fields.expect(not named or b"\0" in name, "the name of a filter has no end")
         fields.take(4 * values + (4 if version == 1 and values % 2 else 0))

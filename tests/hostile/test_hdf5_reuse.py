@@ -192,9 +192,12 @@ def test_chunks_are_read_without_a_search_among_all(tmp_path: Path) -> None:
         sparse = file.create_dataset("sparse", (4, 9), "u1", chunks=(1, 9), compression="gzip", fillvalue=5)
         sparse[2] = 1
         only = SimpleNamespace(
-            get_create_plist=sparse.id.get_create_plist, read_direct_chunk=sparse.id.read_direct_chunk
+            get_create_plist=sparse.id.get_create_plist,
+            get_storage_size=sparse.id.get_storage_size,
+            get_type=sparse.id.get_type,
+            read_direct_chunk=sparse.id.read_direct_chunk,
         )
-        stub: Any = SimpleNamespace(shape=sparse.shape, dtype=sparse.dtype, chunks=sparse.chunks, id=only)
+        stub: Any = SimpleNamespace(shape=sparse.shape, dtype=sparse.dtype, chunks=sparse.chunks, id=only, file=file)
         checked = CheckedChunks(stub)
         checked._check([range(4), range(0, 9, 9)])
         assert checked._good == {(i, 0) for i in range(4)}
