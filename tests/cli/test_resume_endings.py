@@ -248,7 +248,11 @@ def test_signals_to_all_processes(number: int, status: int, folder: Path, tmp_pa
     os.killpg(child.pid, number)
     if number == signal.SIGTERM:  # as timeout(1) does
         os.killpg(child.pid, number)
-    error = child.communicate(timeout=30)[1]
+    try:
+        error = child.communicate(timeout=30)[1]
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)  # or it would train for hours beside the other tests
+        raise
     word = "interrupted" if number == signal.SIGINT else "terminated"
     assert child.returncode == status and len(error.splitlines()) == 1, error
     assert error.startswith(f"npconv train: {word}: ") and error.endswith(" goes on\n")

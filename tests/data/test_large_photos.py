@@ -196,12 +196,12 @@ def test_pools_are_as_large_as_the_cache_allows():
 def test_a_folder_of_100000_files_opens_without_reading_any(tmp_path, monkeypatch):
     names = [f"{i:06}.png" for i in range(100_000)]
     monkeypatch.setattr(folder.os, "walk", lambda top, onerror: iter([(str(top), [], names)]))
-    start = time.perf_counter()
+    start = time.process_time()
     photos = FolderPhotos(tmp_path)
     train, kept = photos.split(0.1, np.random.default_rng(0))
     assert (len(train), len(kept)) == (90_000, 10_000)
     assert train.name(0) in ("000000.png", "000001.png", "000002.png")
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_hdf5_pairs_of_a_batch_are_read_in_the_order_of_the_file(tmp_path, monkeypatch):
