@@ -325,8 +325,9 @@ def test_claims_of_terabytes(tmp_path: Path) -> None:
     for shape, chunks in shapes:
         with h5py.File(tmp_path / "a.h5", "w") as file:
             file.create_dataset("images", shape, "u1", chunks=chunks, compression="gzip")
+        claim = r"would (take [\d,]+ bytes of memory|be [\d,]+ images), of 0 (bytes )?in the file"
         for read in all_ways(tmp_path / "a.h5"):
-            with pytest.raises(nc.FileFormatError, match=r"a\.h5.*would take [\d,]+ bytes of memory, of 0 in the file"):
+            with pytest.raises(nc.FileFormatError, match=rf"a\.h5.*{claim}"):
                 read()
 
 
