@@ -19,6 +19,7 @@ from ..errors import FileFormatError
 from ..extras import h5py
 from ..hdf5_structure import edges_are_whole
 from .hdf5_filters import check_chunk, check_filters, chunk_filters, element_bytes
+from .layouts import MOST_CHANNELS
 from .sizes import FREE_BYTES, FREE_IMAGE, MAX_GROWTH, MOST_DEFLATED, check_growth
 
 # Chunks of what is read in one piece: each is looked for, whether it is there or not. MOST_CHUNKS where 64 bytes of
@@ -51,13 +52,18 @@ def check_values(dataset: h5py.Dataset, what: str) -> None:
         check_growth(whole, held, what, 1)
         return
     check_growth(whole, held, what, MOST_DEFLATED, FREE_WHOLE if held else FREE_BYTES)
-    axes = dataset.shape[1:] if len(dataset.shape) > 3 else dataset.shape
-    chunk = math.prod(dataset.chunks) * one
-    check_growth(math.prod(axes[-3:]) * one, held, f"{what}: one of its images", MAX_GROWTH, FREE_REGIONS)
+    image, chunk = math.prod(_image_shape(dataset.shape)) * one, math.prod(dataset.chunks) * one
+    check_growth(image, held, f"{what}: one of its images", MAX_GROWTH, FREE_REGIONS)
     # Of an image that is large itself, only the last is remembered; others may fill a cache.
-    free = FREE_IMAGE if chunk <= math.prod(axes) * one else FREE_BYTES
+    free = FREE_IMAGE if chunk <= image else FREE_BYTES
     check_growth(chunk, held, f"{what}: one of its chunks", MAX_GROWTH, free)
     check_filters(dataset, what)
+
+
+def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of one image, of three axes as `usual_layout` has them: all if the first or the last is of channels."""
+    is_stack = len(shape) > 3 or (len(shape) == 3 and min(shape[0], shape[2]) > MOST_CHANNELS)
+    return shape[1:] if is_stack else shape
 
 
 def stored_bytes(dataset: h5py.Dataset) -> int:

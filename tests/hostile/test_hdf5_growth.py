@@ -89,6 +89,16 @@ def test_a_stack_larger_than_memory_is_judged_by_its_frames(frames: int, tmp_pat
         )
 
 
+def test_such_a_stack_has_no_axis_of_channels_perhaps(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        made = file.create_dataset("images", (25_000, 1000, 1000), "u2", chunks=(1, 1000, 1000), compression="gzip")
+        made[3] = 7
+    with open_stack(path) as stack:
+        assert stack.shape == (25_000, 1, 1000, 1000)
+        assert (stack.read(slice(3, 4), slice(0, 50), slice(None)) == 7).all()
+
+
 def test_such_a_stack_is_denoised_page_by_page(tmp_path: Path) -> None:
     network = nc.Sequential(nc.Conv2d(1, 1, 1, bias=False))
     network[0].weight.fill(1)
